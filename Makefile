@@ -1,0 +1,57 @@
+# The verbs of this project. `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: help demo down test lint format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/runtime ## from nothing to a live, tested classifier and a mail, on this machine
+	$(BIN)/python -m droptune.demo
+
+down: $(VENV)/runtime ## stop the local cloud; its state is kept
+	$(BIN)/droptune down
+
+test: $(VENV)/development ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/development ## ruff and mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy droptune benchmarks
+	cd training_code && ../$(BIN)/mypy --config-file ../pyproject.toml .
+	cd chalice_app && ../$(BIN)/mypy --config-file ../pyproject.toml .
+
+format: $(VENV)/development ## let ruff write what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/development ## how long each state of a run takes, and the accuracy over seeds
+	$(BIN)/python benchmarks/drop_to_live.py
+	$(BIN)/python benchmarks/training_accuracy.py
+
+lock: $(VENV)/runtime ## resolve the dependencies of pyproject.toml anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	    --generate-hashes pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
+	    --generate-hashes --extra dev --constraint requirements.txt pyproject.toml --output-file requirements-dev.txt
+
+clean: ## remove the virtual environment and caches (no state of any local cloud)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+
+# uv, since it resolves torch's ordinary PyPI wheel with its CUDA parts in a minute and checks every hash.
+$(VENV)/runtime: requirements.txt pyproject.toml
+	@echo "setting up $(VENV) (about a minute; torch is large)"
+	@$(PYTHON) -c 'import sys; sys.exit("droptune needs Python 3.11 or newer, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(INSTALL) --require-hashes --requirement requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/development: requirements-dev.txt $(VENV)/runtime
+	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@
