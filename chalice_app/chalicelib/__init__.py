@@ -1,0 +1,1 @@
+"""What the Lambda functions do, one module per subject."""

@@ -1,0 +1,97 @@
+"""What a run's instances cost: an estimate from list prices, not a bill."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from chalicelib import config
+from chalicelib.models import is_missing
+
+# On-demand list prices of SageMaker in us-east-1, in USD an hour, as published in 2024
+# (https://aws.amazon.com/sagemaker/pricing/). Training, processing and hosting cost the same
+# for these types.
+PRICES_AS_OF = "2024"
+USD_PER_HOUR = {
+    "ml.t3.medium": 0.05,
+    "ml.t3.large": 0.10,
+    "ml.t3.xlarge": 0.20,
+    "ml.m5.large": 0.115,
+    "ml.m5.xlarge": 0.23,
+    "ml.m5.2xlarge": 0.461,
+    "ml.m5.4xlarge": 0.922,
+    "ml.c5.large": 0.102,
+    "ml.c5.xlarge": 0.204,
+    "ml.c5.2xlarge": 0.408,
+    "ml.c5.4xlarge": 0.816,
+    "ml.g4dn.xlarge": 0.7364,
+    "ml.g4dn.2xlarge": 1.0528,
+    "ml.g5.xlarge": 1.408,
+    "ml.g5.2xlarge": 1.515,
+    "ml.p3.2xlarge": 3.825,
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """How long one kind of instance worked for a state."""
+
+    state: str
+    instance: str
+    seconds: float
+
+    @property
+    def usd(self) -> float | None:
+        """The list price of this use in USD, or None when the type's price is not known here."""
+        price = USD_PER_HOUR.get(self.instance)
+        return None if price is None else price * self.seconds / 3600
+
+
+def list_uses(run: str, instances: dict[str, str]) -> list[Use]:
+    """The instance time of a run's jobs, as SageMaker measured it; jobs that never began are left out.
+
+    Args:
+        run: the run id.
+        instances: ``config.instances`` of the run.
+    """
+    sagemaker = config.client("sagemaker")
+    uses = []
+    for state, job in (("Prepare", f"{run}-prepare"), ("Evaluate", f"{run}-evaluate")):
+        found = _describe(sagemaker.describe_processing_job, ProcessingJobName=job)
+        seconds = _seconds(found, "ProcessingStartTime", "ProcessingEndTime")
+        uses.append(Use(state, instances["processing"], seconds))
+    uses.insert(1, Use("Tune", instances["tuning"], _trial_seconds(sagemaker, run)))
+    found = _describe(sagemaker.describe_training_job, TrainingJobName=f"{run}-retrain")
+    uses.insert(2, Use("Retrain", instances["training"], _seconds(found, "TrainingStartTime", "TrainingEndTime")))
+    return [use for use in uses if use.seconds > 0]
+
+
+def _trial_seconds(sagemaker: Any, run: str) -> float:
+    trials = sagemaker.get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+    try:
+        return sum(
+            _seconds(trial, "TrainingStartTime", "TrainingEndTime")
+            for page in trials.paginate(HyperParameterTuningJobName=run)
+            for trial in page["TrainingJobSummaries"]
+        )
+    except ClientError as error:
+        if is_missing(error):
+            return 0.0
+        raise
+
+
+def _describe(describe: Any, **name: str) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = describe(**name)
+    except ClientError as error:
+        if is_missing(error):
+            return {}
+        raise
+    return document
+
+
+def _seconds(job: dict[str, Any], start: str, end: str) -> float:
+    first: datetime | None = job.get(start)
+    last: datetime | None = job.get(end)
+    return (last - first).total_seconds() if first and last else 0.0

@@ -1,0 +1,167 @@
+"""The models of a dataset: which one serves, and which ones there were.
+
+SageMaker is the record: the endpoint's current configuration says what serves, that
+configuration's tags say which model version it is, and the model package group lists all.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from chalicelib import config, names, times
+from chalicelib.errors import NoLiveModel, UnknownDataset
+from chalicelib.run_lock import dataset_item
+
+VERSION_TAG = "droptune:model-version"
+# A page of the newest versions: each costs one more call, since SageMaker's list leaves out the
+# metadata that holds the accuracy.
+LISTED_MODELS = 25
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """What an endpoint serves."""
+
+    version: int
+    endpoint_config: str
+    status: str
+    """The endpoint's status: ``InService``, ``Updating``, ``Creating``, ``Failed`` …"""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the endpoint takes requests: during an update the old configuration serves."""
+        return self.status in {"InService", "Updating", "SystemUpdating", "RollingBack"}
+
+
+def find_live_model(dataset: str) -> LiveModel | None:
+    """The model behind the dataset's endpoint, or None when there is no endpoint."""
+    try:
+        endpoint = config.client("sagemaker").describe_endpoint(EndpointName=names.endpoint(dataset))
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
+    endpoint_config = endpoint["EndpointConfigName"]
+    return LiveModel(
+        version=_version_of(endpoint_config),
+        endpoint_config=endpoint_config,
+        status=endpoint["EndpointStatus"],
+    )
+
+
+@cache
+def _version_of(endpoint_config: str) -> int:
+    # An endpoint configuration cannot be changed, so its tag is asked for once.
+    sagemaker = config.client("sagemaker")
+    arn = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint_config)["EndpointConfigArn"]
+    tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=arn)["Tags"]}
+    return int(tags[VERSION_TAG])
+
+
+def describe_champion(dataset: str) -> dict[str, Any]:
+    """The model that a challenger has to beat.
+
+    Returns ``{}`` when nothing serves, else ``{"version", "model_data_url", "endpoint_config"}``.
+    """
+    live = find_live_model(dataset)
+    if live is None or not live.answers:
+        return {}
+    sagemaker = config.client("sagemaker")
+    variants = sagemaker.describe_endpoint_config(EndpointConfigName=live.endpoint_config)["ProductionVariants"]
+    model = sagemaker.describe_model(ModelName=variants[0]["ModelName"])
+    return {
+        "version": live.version,
+        "model_data_url": model["PrimaryContainer"]["ModelDataUrl"],
+        "endpoint_config": live.endpoint_config,
+    }
+
+
+def list_models(dataset: str) -> dict[str, Any]:
+    """``GET /models/{dataset}``. Raises UnknownDataset."""
+    packages = _list_packages(dataset)
+    if not packages:
+        require_known(dataset)
+    live = find_live_model(dataset)
+    return {
+        "dataset": dataset,
+        "live": live.version if live and live.answers else None,
+        "models": packages,
+    }
+
+
+def _list_packages(dataset: str) -> list[dict[str, Any]]:
+    sagemaker = config.client("sagemaker")
+    try:
+        summaries = sagemaker.list_model_packages(
+            ModelPackageGroupName=names.endpoint(dataset),
+            SortBy="CreationTime",
+            SortOrder="Descending",
+            MaxResults=LISTED_MODELS,
+        )["ModelPackageSummaryList"]
+    except ClientError as error:
+        if is_missing(error):
+            return []
+        raise
+    models = []
+    for summary in summaries:
+        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
+        metadata = package.get("CustomerMetadataProperties", {})
+        models.append(
+            {
+                "version": package["ModelPackageVersion"],
+                "status": package["ModelApprovalStatus"],
+                "accuracy": float(metadata["accuracy"]) if "accuracy" in metadata else None,
+                "run": metadata.get("run"),
+                "created_at": times.to_text(package["CreationTime"]),
+            }
+        )
+    # Two versions may be as old as each other to the second; the number decides.
+    return sorted(models, key=lambda model: -int(model["version"]))
+
+
+def require_known(dataset: str) -> None:
+    """Raise UnknownDataset unless the dataset has a record or at least one object."""
+    if names.is_dataset(dataset):
+        if dataset_item(dataset):
+            return
+        listing = config.client("s3").list_objects_v2(
+            Bucket=config.bucket(), Prefix=names.dataset_prefix(dataset), MaxKeys=1
+        )
+        if listing.get("KeyCount", 0):
+            return
+    raise UnknownDataset(
+        f"There is no dataset '{dataset}'.",
+        "Check the spelling, or upload images to datasets/<dataset>/<class>/ to make one.",
+    )
+
+
+def require_live_model(dataset: str) -> LiveModel:
+    """The model that serves `dataset`. Raises UnknownDataset or NoLiveModel."""
+    live = find_live_model(dataset) if names.is_dataset(dataset) else None
+    if live is not None and live.answers:
+        return live
+    require_known(dataset)
+    if live is not None and live.status == "Creating":
+        raise NoLiveModel(
+            f"The first model of dataset '{dataset}' is being released.",
+            "Try again in a minute.",
+        )
+    raise NoLiveModel(
+        f"Dataset '{dataset}' has no live model.",
+        f"See GET /runs?dataset={dataset}: the first run that succeeds brings a model live.",
+    )
+
+
+def is_missing(error: ClientError) -> bool:
+    """Whether SageMaker says that the thing asked for does not exist.
+
+    It says so with the same code as for any bad request, so the text has to decide.
+    """
+    code = error.response["Error"]["Code"]
+    message = error.response["Error"]["Message"].lower()
+    return code in {"ResourceNotFound", "ResourceNotFoundException"} or (
+        code == "ValidationException"
+        and any(words in message for words in ("could not find", "does not exist", "not found"))
+    )

@@ -1,0 +1,185 @@
+"""One run per dataset at a time: the lock, and starting a run.
+
+The lock is the attribute ``run`` of the dataset's item. Its holder is a run id, which is also
+the name of the Step Functions execution, so that anyone can see whether the holder still lives.
+"""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from botocore.exceptions import ClientError
+
+from chalicelib import config, names, times
+from chalicelib.dataset_objects import hash_objects, list_objects
+
+logger = Logger(child=True)
+
+# Taking the lock and StartExecution are moments apart, even with a few retries of the SDK. A lock
+# without an execution that is older belongs to an execution that is gone for good.
+START_WINDOW = timedelta(seconds=30)
+
+
+def ensure_run(dataset: str) -> str | None:
+    """Start a run of `dataset` unless one is running.
+
+    Returns the id of the run that this call started, or None when a run is under way. A lock
+    whose execution has ended (stopped by hand, timed out) is taken over. A lock whose execution
+    never began is started under its own id: StartExecution with the same name and input is
+    idempotent, so two callers that both see this cannot start two runs.
+    """
+    item = dataset_item(dataset)
+    holder = item.get("run")
+    if holder is None:
+        return start_next(dataset, previous=None)
+    status = execution_status(holder)
+    if status == "RUNNING":
+        return None
+    if status is None and times.now() - times.from_text(item["run_requested_at"]) < START_WINDOW:
+        start_execution(dataset, holder, item["run_requested_at"])
+        return str(holder)
+    logger.warning("taking over the lock of a run that has ended", run=holder, status=status)
+    close_record(holder, status or "ABORTED")
+    return start_next(dataset, previous=holder)
+
+
+def start_next(dataset: str, previous: str | None) -> str | None:
+    """Take the lock, which must be free or held by `previous`, and start a new run.
+
+    Returns the new run's id, or None when another caller was faster.
+    """
+    now = times.now()
+    run = names.new_run_id(dataset, now)
+    try:
+        config.datasets_table().update_item(
+            Key={"dataset": dataset},
+            UpdateExpression="SET #run = :run, run_requested_at = :now",
+            ConditionExpression="attribute_not_exists(#run)" if previous is None else "#run = :previous",
+            ExpressionAttributeNames={"#run": "run"},
+            ExpressionAttributeValues={":run": run, ":now": times.to_text(now)}
+            | ({} if previous is None else {":previous": previous}),
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ConditionalCheckFailedException":
+            return None
+        raise
+    start_execution(dataset, run, times.to_text(now))
+    return run
+
+
+def start_execution(dataset: str, run: str, requested_at: str) -> None:
+    """Write the run's record and start its execution; safe to repeat."""
+    record = {
+        "id": run,
+        "kind": "run",
+        "dataset": dataset,
+        "status": "RUNNING",
+        "started_at": requested_at,
+        "execution_arn": execution_arn(run),
+    }
+    try:
+        config.runs_table().put_item(Item=record, ConditionExpression="attribute_not_exists(id)")
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            raise
+    document = {
+        "run": run,
+        "dataset": dataset,
+        "requested_at": requested_at,
+        "config": config.run_config(),
+    }
+    try:
+        config.client("stepfunctions").start_execution(
+            stateMachineArn=config.state_machine_arn(), name=run, input=json.dumps(document)
+        )
+    except ClientError as error:
+        # The name is ours alone, so whoever used it started this very run.
+        if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
+            raise
+    logger.info("started a run", run=run, dataset=dataset)
+
+
+def release(dataset: str, run: str) -> str | None:
+    """Give the lock of `run` back, or hand it to a follow-up run if the dataset has changed since the seal.
+
+    Returns the id of the follow-up run, or None.
+
+    A follow-up needs a seal to compare with: without one nothing tells old uploads from new ones, and a run that
+    fails before its seal would be followed by itself for ever.
+    """
+    while True:
+        item = dataset_item(dataset)
+        if item.get("run") != run:
+            logger.warning("the lock is no longer held by this run", run=run)
+            return None
+        if _has_changed_since_seal(dataset, item):
+            return start_next(dataset, previous=run)
+        # An upload is counted before its handler looks at the lock. So one that this call did not see makes the
+        # condition fail and is looked at again, and one after the release finds the lock free.
+        seen = item.get("uploads")
+        try:
+            config.datasets_table().update_item(
+                Key={"dataset": dataset},
+                UpdateExpression="REMOVE #run, run_requested_at",
+                ConditionExpression="#run = :run AND "
+                + ("attribute_not_exists(uploads)" if seen is None else "uploads = :seen"),
+                ExpressionAttributeNames={"#run": "run"},
+                ExpressionAttributeValues={":run": run} | ({} if seen is None else {":seen": seen}),
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            continue
+        return None
+
+
+def _has_changed_since_seal(dataset: str, item: dict[str, Any]) -> bool:
+    if item.get("sealed_at", "") < item["run_requested_at"]:
+        return False
+    # Events trail behind the objects: those of sealed objects may be counted after the seal.
+    return bool(item.get("uploads") != item["sealed_uploads"]) and (
+        hash_objects(list_objects(dataset)) != item["sealed_hash"]
+    )
+
+
+def dataset_item(dataset: str) -> dict[str, Any]:
+    """The dataset's item, read consistently; empty when there is none."""
+    answer = config.datasets_table().get_item(Key={"dataset": dataset}, ConsistentRead=True)
+    item: dict[str, Any] = answer.get("Item", {})
+    return item
+
+
+def execution_arn(run: str) -> str:
+    """The ARN of the execution called `run`."""
+    return config.state_machine_arn().replace(":stateMachine:", ":execution:", 1) + f":{run}"
+
+
+def execution_status(run: str) -> str | None:
+    """Step Functions' status of the run's execution, or None when it does not exist."""
+    try:
+        answer = config.client("stepfunctions").describe_execution(executionArn=execution_arn(run))
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
+            return None
+        raise
+    return str(answer["status"])
+
+
+def close_record(run: str, status: str) -> None:
+    """Note in a run's record that its execution ended without the workflow's own ending."""
+    try:
+        config.runs_table().update_item(
+            Key={"id": run},
+            UpdateExpression="SET #status = :status, ended_at = :now",
+            ConditionExpression="#status = :running",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={
+                ":status": status,
+                ":running": "RUNNING",
+                ":now": times.to_text(times.now()),
+            },
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            raise

@@ -1,0 +1,1 @@
+"""What the `droptune` commands do; `droptune.cli` holds their words and options."""

@@ -1,0 +1,146 @@
+"""Keeps ministack's state through a SIGKILL.
+
+ministack writes its state only when it is stopped cleanly. Two things here close that gap:
+
+- `Snapshots` writes the state of each service that changed, about once a second while anything changes.
+- `RequestLog` keeps the writes that came after the last snapshot: a DynamoDB request that changed something is on
+  disk before its answer leaves, and is sent to ministack once more after a kill.
+
+S3 object bodies are not its business: ministack writes them to disk before it answers.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("droptune.persistence")
+
+SNAPSHOT_SECONDS = 1.0
+# Writing may take this share of the time at most: histories grow, and a snapshot is a whole file.
+SNAPSHOT_SHARE = 0.05
+# These change without a request of their own, while an execution runs or an event is on its way.
+BUSY_SERVICES = frozenset({"dynamodb", "ses", "ses_v2", "sqs", "stepfunctions"})
+
+Request = dict[str, Any]
+
+
+class RequestLog:
+    """Append-only log of requests in numbered files; each snapshot begins a new file and drops the older ones.
+
+    A request of the newest file may already be in the snapshot. Sending it again is harmless for what is logged:
+    conditional writes fail, plain writes write the same, and a counter that is one too high only makes the end of
+    a run look at the bucket once more.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._number = max((int(file.stem) for file in self._files()), default=0) + 1
+
+    def append(self, request: Request, body: bytes) -> None:
+        """Add one request (JSON values) and its body; on return the operating system has it."""
+        record = {**request, "body": base64.b64encode(body).decode()}
+        with (self._directory / f"{self._number}.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rotate(self) -> int:
+        """Begin a new file; return the number below which files may go once the coming snapshot is written."""
+        self._number += 1
+        return self._number
+
+    def drop_before(self, number: int) -> None:
+        """Delete the files that a written snapshot has made superfluous."""
+        for file in self._files():
+            if int(file.stem) < number:
+                file.unlink()
+
+    def replay(self) -> Iterator[tuple[Request, bytes]]:
+        """Yield every kept request with its body, oldest first."""
+        for file in self._files():
+            for line in file.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    # The kill came in the middle of the line: its request was never answered.
+                    continue
+                body = base64.b64decode(record.pop("body"))
+                yield record, body
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob("*.jsonl"), key=lambda file: int(file.stem))
+
+
+class Snapshots:
+    """Writes changed service state through ministack's own `save_state`, one writer at a time."""
+
+    def __init__(self, log: RequestLog) -> None:
+        from ministack import app as ministack_app
+        from ministack.core import persistence
+
+        self._states: Callable[[], dict[str, Callable[[], Any]]] = ministack_app._build_persistence_save_dict
+        self._save: Callable[[str, Any], None] = persistence.save_state
+        self._encode: Callable[[Any], Any] = persistence._json_default
+        self._log = log
+        self._written: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+        self._marked = asyncio.Event()
+        self._everything = False
+
+    def mark(self, service: str) -> None:
+        """Note that `service` changed something; the next snapshot looks."""
+        # Anything but the busy ones is rare and may touch others (CloudFormation touches them all).
+        self._everything |= service not in BUSY_SERVICES
+        self._marked.set()
+
+    async def flush(self) -> None:
+        """Write every service that changed since it was last written."""
+        await self._snapshot(None)
+
+    async def run(self) -> None:
+        """Write what changed, about once a second while there is something to write, until cancelled."""
+        while True:
+            await self._marked.wait()
+            self._marked.clear()
+            services = None if self._everything else BUSY_SERVICES
+            self._everything = False
+            started = time.monotonic()
+            await self._snapshot(services)
+            await asyncio.sleep(max(SNAPSHOT_SECONDS, (time.monotonic() - started) / SNAPSHOT_SHARE))
+
+    async def _snapshot(self, services: Collection[str] | None) -> None:
+        async with self._lock:
+            # First a new log file, then the copy: whatever stands in the older files is in the copy.
+            number = self._log.rotate()
+            if await asyncio.to_thread(self._write, services):
+                self._log.drop_before(number)
+
+    def _write(self, only: Collection[str] | None) -> bool:
+        complete = True
+        for name, get_state in self._states().items():
+            if only is not None and name not in only:
+                continue
+            state = _copy(name, get_state)
+            if state is None:
+                complete = False
+                continue
+            fingerprint = hash(json.dumps(state, default=self._encode))
+            if self._written.get(name) != fingerprint:
+                self._save(name, state)
+                self._written[name] = fingerprint
+        return complete
+
+
+def _copy(name: str, get_state: Callable[[], Any]) -> Any:
+    # get_state copies dictionaries that other threads (executions, Lambda workers) may be changing meanwhile.
+    for attempt in range(10):
+        try:
+            return get_state()
+        except RuntimeError:
+            time.sleep(0.01 * (attempt + 1))
+    logger.warning("the state of %s changed too fast to be copied; the next snapshot tries again", name)
+    return None

@@ -1,0 +1,207 @@
+"""Tiny datasets, and real runs of the entry points on them.
+
+`run_job` runs an entry point's body in this process, which saves the seconds that importing torch takes;
+`run_script` runs it as SageMaker does, as a process of its own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import contract
+import evaluate
+import numpy as np
+import prepare
+import pytest
+import train
+from PIL import Image
+
+TRAINING_CODE = Path(contract.__file__).parent
+# Random weights, for mechanics. The smallest network of torchvision whose activations do not vanish then:
+# it can tell colours apart.
+BACKBONE = "regnet_x_400mf"
+ENVIRONMENT = {
+    "DATASET": "shapes",
+    "DATASET_VERSION": "1",
+    "BACKBONE": BACKBONE,
+    "IMAGE_SIZE": "32",
+    "SEED": "0",
+    "PRETRAINED": "false",
+    "RUN": "shapes-261122143912-9f3a",
+    "CHAMPION_VERSION": "",
+    "TUNING_SUMMARY": "",
+}
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
+FAILURE_FILES = {prepare: "message", evaluate: "message", train: "failure"}
+
+RunJob = Callable[..., int]
+RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def make_photo(file: Path, colour: tuple[int, int, int], seed: int) -> Path:
+    """A noisy JPEG of one colour, 60 x 40 pixels."""
+    noise = np.random.default_rng(seed).integers(-40, 40, size=(40, 60, 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, format="JPEG")
+    return file
+
+
+def fill(folder: Path, images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS)) -> None:
+    for label in classes:
+        for number in range(images_per_class):
+            make_photo(folder / label / f"{number}.jpg", COLOURS[label], seed=number)
+
+
+@pytest.fixture
+def photo() -> Callable[[Path, tuple[int, int, int], int], Path]:
+    return make_photo
+
+
+@pytest.fixture
+def dataset_dir(tmp_path: Path) -> Path:
+    """The input folder of a prepare job below `tmp_path`, empty."""
+    folder = tmp_path / "processing" / "input" / "dataset"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def fill_dataset(dataset_dir: Path) -> Callable[..., None]:
+    """Fills `dataset_dir` (or a folder below it) with classes of photos."""
+
+    def fill_below(below: str = "", images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS)) -> None:
+        fill(dataset_dir / below, images_per_class, classes)
+
+    return fill_below
+
+
+@pytest.fixture
+def run_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunJob]:
+    """`run_job(module, base_dir, **environment)` → exit status."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(module: ModuleType, base: Path, **environment: str) -> int:
+        for name, value in {**ENVIRONMENT, **environment, "SAGEMAKER_BASE_DIR": str(base)}.items():
+            monkeypatch.setenv(name, value)
+        return contract.run(module.main, base / "output" / FAILURE_FILES[module])
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """`start_script("train.py", base_dir, **environment)` → a running process; killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, base: Path, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, str(TRAINING_CODE / script)],
+            env={
+                **os.environ,
+                **ENVIRONMENT,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONWARNINGS": "error",
+                "SAGEMAKER_BASE_DIR": str(base),
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_script(start_script: Callable[..., "subprocess.Popen[str]"]) -> RunScript:
+    """Like `start_script`, waiting for the end."""
+
+    def run(script: str, base: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        process = start_script(script, base, **environment)
+        output, errors = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    return run
+
+
+@pytest.fixture
+def failure() -> Callable[[Path], dict[str, str]]:
+    """Reads the error document that a failed job left below its base folder."""
+
+    def read(base: Path) -> dict[str, str]:
+        for name in ("failure", "message"):
+            if (file := base / "output" / name).is_file():
+                text = file.read_text(encoding="utf-8")
+                assert len(text) <= 1024
+                document: dict[str, str] = json.loads(text)
+                assert set(document) == {"code", "message", "hint"}
+                return document
+        raise AssertionError(f"There is no error document below {base}.")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of 3 classes x 10 photos."""
+    base = tmp_path_factory.mktemp("prepared")
+    fill(base / "processing" / "input" / "dataset")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "SAGEMAKER_BASE_DIR": str(base)}.items():
+            patch.setenv(name, value)
+        assert contract.run(prepare.main, base / "output" / "message") == 0
+    return base / "processing" / "output" / "prepared"
+
+
+@pytest.fixture
+def training_dir(tmp_path: Path, prepared_once: Path) -> Callable[..., Path]:
+    """`training_dir(epochs="3", …)` → base folder of a training job with those hyper-parameters."""
+    made: list[Path] = []
+
+    def make(**hyper_parameters: str) -> Path:
+        base = tmp_path / f"training-{len(made)}"
+        shutil.copytree(prepared_once, base / "input" / "data" / "prepared")
+        config = base / "input" / "config"
+        config.mkdir(parents=True)
+        given = {"backbone": BACKBONE, "epochs": "3", **hyper_parameters}
+        (config / "hyperparameters.json").write_text(json.dumps(given), encoding="utf-8")
+        made.append(base)
+        return base
+
+    return make
+
+
+@pytest.fixture
+def trained_dir(training_dir: Callable[..., Path], run_job: RunJob) -> Path:
+    """Base folder of a training that has ended well."""
+    base = training_dir()
+    assert run_job(train, base) == 0
+    return base
+
+
+@pytest.fixture
+def pack() -> Callable[[Path, Path], Path]:
+    """Packs a folder's content as SageMaker does."""
+
+    def pack_folder(folder: Path, archive: Path) -> Path:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive, "w:gz") as opened:
+            opened.add(folder, arcname=".")
+        return archive
+
+    return pack_folder

@@ -1,0 +1,206 @@
+"""Decoding: every kind of file, and the limits."""
+
+import io
+import struct
+import zlib
+
+import images
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import v2
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """Red grows from left to right, green from top to bottom."""
+    across = np.linspace(0, 255, width)[None, :].repeat(height, axis=0)
+    down = np.linspace(0, 255, height)[:, None].repeat(width, axis=1)
+    return Image.fromarray(np.stack([across, down, np.full_like(across, 90)], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"),
+        ("P", "PNG"), ("1", "PNG"), ("RGB", "WEBP"), ("RGBA", "WEBP"), ("P", "GIF"), ("RGB", "BMP"),
+        ("RGB", "TIFF"), ("CMYK", "TIFF"), ("F", "TIFF"), ("I", "TIFF"),
+    ],
+)  # fmt: skip
+def test_every_mode_and_format_becomes_an_rgb_square(mode: str, kind: str) -> None:
+    # GIVEN a picture in one of the colour modes and formats people have
+    data = encode(gradient(60, 40).convert(mode), kind)
+
+    # WHEN it is decoded
+    square = images.decode_square(data, 32)
+
+    # THEN it is an 8-bit RGB square that is not blank
+    assert square.shape == (32, 32, 3)
+    assert square.dtype == np.uint8
+    assert square.max() > square.min()
+
+
+def test_16_bit_grey_keeps_its_brightness() -> None:
+    # GIVEN a 16-bit picture of middle grey, as scanners make them
+    data = encode(Image.fromarray(np.full((40, 40), 0x8000, dtype=np.uint16)), "PNG")
+
+    # WHEN it is decoded
+    square = images.decode_square(data, 32)
+
+    # THEN it is middle grey, not clipped to white
+    assert np.all(square == 0x80)
+
+
+def test_transparent_parts_become_white() -> None:
+    # GIVEN a picture that is wholly transparent over black
+    data = encode(Image.new("RGBA", (40, 40), (0, 0, 0, 0)), "PNG")
+
+    # WHEN it is decoded, THEN it is white paper
+    assert np.all(images.decode_square(data, 32) == 255)
+
+
+def test_exif_orientation_is_applied() -> None:
+    # GIVEN a photo whose camera was turned: stored sideways, with orientation 6 (turn right by 90°)
+    upright = gradient(64, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(upright.rotate(90), "JPEG", exif=exif, quality=95)
+
+    # WHEN it is decoded, THEN it is upright again
+    difference = images.decode_square(turned, 64).astype(int) - np.asarray(upright).astype(int)
+    assert np.abs(difference).mean() < 3
+
+
+def test_damaged_exif_costs_only_the_orientation() -> None:
+    # GIVEN a whole photo with rubbish in place of its EXIF block
+    data = encode(gradient(60, 40), "JPEG", exif=b"Exif\0\0" + b"\x07" * 40)
+
+    # WHEN it is decoded, THEN its pixels are there
+    assert images.decode_square(data, 32).shape == (32, 32, 3)
+
+
+def test_first_frame_of_an_animation_is_taken() -> None:
+    # GIVEN an animation that begins red
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+    # WHEN it is decoded, THEN it is red
+    assert np.all(images.decode_square(data, 32) == (255, 0, 0))
+
+
+def test_centre_of_an_extreme_aspect_ratio() -> None:
+    # GIVEN a strip 400 times as wide as high
+    data = encode(gradient(4000, 10), "PNG")
+
+    # WHEN it is decoded, THEN the square shows its centre, where red is in the middle of its range
+    assert abs(images.decode_square(data, 32)[..., 0].mean() - 127) < 2
+
+
+def test_square_and_crop_are_those_of_torchvision() -> None:
+    # GIVEN a photo and torchvision's evaluation transform of the same sizes
+    picture = gradient(300, 200)
+    theirs = np.asarray(v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(picture))
+
+    # WHEN ours are computed
+    ours = images.centre_crop(images.decode_square(encode(picture, "PNG"), 256), 224)
+
+    # THEN they differ by rounding alone
+    assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 1
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (3000, 2000)])
+def test_big_jpegs_decoded_at_reduced_size_keep_their_pixels(size: tuple[int, int]) -> None:
+    # GIVEN a big JPEG with detail, and the same pixels as PNG, which has no reduced decoding
+    detail = np.random.default_rng(0).integers(0, 255, (size[1] // 8, size[0] // 8, 3)).astype(np.uint8)
+    jpeg = encode(Image.fromarray(detail).resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90)
+    whole = encode(Image.open(io.BytesIO(jpeg)), "PNG")
+
+    # WHEN both are decoded
+    reduced, full = images.decode_square(jpeg, 256), images.decode_square(whole, 256)
+
+    # THEN they agree within the tolerance that the module documents
+    assert np.abs(reduced.astype(int) - full.astype(int)).mean() < 2
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to no data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+WHOLE = encode(gradient(60, 40), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"dear diary", "no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+        (WHOLE[: len(WHOLE) // 2], "truncated"),
+        (WHOLE[:-200], "truncated"),
+        (png_of_size(60, 40), "truncated"),
+    ],
+)
+def test_bad_files_say_why(data: bytes, reason: str) -> None:
+    # GIVEN bytes that are no usable image
+    # WHEN they are decoded, THEN the error says why, and what to do
+    with pytest.raises(images.BadImage) as caught:
+        images.decode_square(data, 32)
+    assert reason in caught.value.reason
+    assert caught.value.hint
+    assert not caught.value.too_large
+
+
+@pytest.mark.parametrize("size", [(10_001, 10_000), (60_000, 60_000)])
+def test_decompression_bombs_are_refused_by_their_header(size: tuple[int, int]) -> None:
+    # GIVEN a file of a few bytes that claims more than 100 megapixels
+    # WHEN it is decoded, THEN it is refused as too large
+    with pytest.raises(images.BadImage) as caught:
+        images.decode_square(png_of_size(*size), 32)
+    assert caught.value.too_large
+
+
+def test_random_damage_never_escapes_as_another_error() -> None:
+    # GIVEN a photo with bytes overwritten at random, in many ways
+    generator = np.random.default_rng(0)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"):
+        data = np.frombuffer(encode(gradient(60, 40), kind), dtype=np.uint8)
+        for _ in range(40):
+            damaged = data.copy()
+            places = generator.integers(0, len(data), size=8)
+            damaged[places] = generator.integers(0, 256, size=8)
+
+            # WHEN it is decoded, THEN it is a square or a BadImage
+            try:
+                square = images.decode_square(damaged.tobytes(), 32)
+            except images.BadImage:
+                continue
+            assert square.shape == (32, 32, 3)
+
+
+def test_network_input_is_normalised() -> None:
+    # GIVEN a white square
+    squares = np.full((2, 37, 37, 3), 255, dtype=np.uint8)
+
+    # WHEN it becomes a network's input
+    inputs = images.network_input(squares, 32)
+
+    # THEN its values are (1 - mean) / std of each channel, channels first
+    assert inputs.shape == (2, 3, 32, 32)
+    expected = (1 - np.array(images.MEAN)) / np.array(images.STD)
+    assert np.allclose(inputs[:, :, 0, 0].numpy(), expected, atol=1e-5)
+
+
+def test_crop_larger_than_the_square_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        images.centre_crop(np.zeros((1, 10, 10, 3), np.uint8), 11)

@@ -1,0 +1,310 @@
+"""Train: a classifier from prepared data, with the hyper-parameters of docs/reference/contracts.md.
+
+Features
+    - trainable_layers=0 trains a linear head on the frozen features that Prepare cached: an epoch takes
+      milliseconds, and no image is touched.
+    - trainable_layers=k trains the head and the backbone's last k stages end to end on augmented pixels;
+      everything else stays frozen, and every batch normalisation held still.
+    - AdamW; the learning rate warms up linearly over 5 % of the steps, then falls along a cosine to zero.
+    - One metric line an epoch. The best epoch (validation accuracy, ties by lower validation loss) is kept,
+      and its line is printed once more at the end.
+    - Resumes from a checkpoint, and ends as if it had never stopped: each epoch seeds its own randomness.
+    - SIGTERM ends the training at the next step: the checkpoint and the best model so far are written, and
+      the exit status is 0.
+    - debug_hook=true saves tensors that `smdebug.trials.create_trial` reads.
+
+Trade-offs
+    - The validation loss is plain cross-entropy, also with label_smoothing, so that trials compare.
+    - Checkpoints hold the state at an epoch's end, so an interrupted epoch is done again.
+    - The end-to-end recipe augments on one CPU thread; a fast GPU will wait for it.
+
+Errors (JobError codes; see docs/reference/contracts.md)
+    InvalidHyperParameter (unknown name, value out of range, backbone other than the prepared one),
+    MissingInput (no prepared data), WeightsMissing, WeightsCorrupt, UnknownBackbone, OutOfMemory,
+    InternalError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import sys
+import time
+from typing import Any
+
+import artifact
+import checkpoints
+import contract
+import debugging
+import hyper_parameters
+import images
+import recipes
+import torch
+import torchvision
+import weights
+from contract import JobError
+from hyper_parameters import HyperParameters
+from prepared import SUMMARY, Prepared, open_prepared
+from torch import nn
+
+VERSION = "0.1.0"
+WARM_UP_SHARE = 0.05
+# Often enough to lose little, seldom enough that SageMaker's copying to S3 costs nothing.
+CHECKPOINT_SECONDS = 30
+
+
+class StopRequest:
+    """Becomes true when SIGTERM arrives. SageMaker kills 120 seconds after it."""
+
+    def __init__(self) -> None:
+        self._arrived = False
+        signal.signal(signal.SIGTERM, self._arrive)
+
+    def _arrive(self, *_: object) -> None:
+        self._arrived = True
+
+    def __bool__(self) -> bool:
+        return self._arrived
+
+
+def main() -> None:
+    stop = StopRequest()
+    parameters = hyper_parameters.read(contract.hyper_parameters_file())
+    data = open_prepared(contract.channel("prepared"))
+    check_backbone(parameters, data)
+
+    torch.manual_seed(parameters.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network, pretrained = None, None
+    if parameters.trainable_layers or parameters.artifact == "model":
+        network, pretrained = recipes.pretrained_network(
+            parameters, data, lambda: weights.load(parameters.backbone, contract.channel("weights"))
+        )
+    if parameters.trainable_layers and network is not None:
+        recipe = recipes.end_to_end(parameters, data, network, device)
+    else:
+        recipe = recipes.head_on_features(parameters, data, device)
+
+    state = train(recipe, parameters, data, stop)
+    (contract.output_data_dir() / "history.json").write_text(json.dumps(state.history, indent=1), "utf-8")
+    if not state.history:
+        print("Stopped before the first epoch ended: there is no model.", flush=True)
+        return
+    best = state.history[state.best_epoch - 1]
+    artifact.save(
+        contract.model_dir(),
+        model_tensors(parameters, network, state),
+        manifest(parameters, data, pretrained, best),
+    )
+    print(metric_line(best), flush=True)
+
+
+def check_backbone(parameters: HyperParameters, data: Prepared) -> None:
+    prepared_for = data.summary["backbone"]
+    if parameters.backbone != prepared_for:
+        raise JobError(
+            "InvalidHyperParameter",
+            f"The hyper-parameter backbone is {parameters.backbone!r}, but the data was prepared for {prepared_for!r}.",
+            f"Set backbone to {prepared_for}, or prepare the data again.",
+        )
+
+
+def train(recipe: recipes.Recipe, parameters: HyperParameters, data: Prepared, stop: StopRequest) -> checkpoints.State:
+    """The training loop. Returns the state after the last whole epoch."""
+    optimizer = torch.optim.AdamW(
+        [{"params": [parameter], "peak": recipe.learning_rates[name]} for name, parameter in recipe.trained.items()],
+        lr=parameters.learning_rate,
+        weight_decay=parameters.weight_decay,
+    )
+    loss_function = nn.CrossEntropyLoss(label_smoothing=parameters.label_smoothing)
+    steps_per_epoch = math.ceil(len(data.labels("train")) / parameters.batch_size)
+    total_steps = parameters.epochs * steps_per_epoch
+
+    fingerprint = fingerprint_of(parameters, data)
+    resumed = checkpoints.load(contract.checkpoint_dir(), fingerprint)
+    state = resumed or checkpoints.State({}, {}, {}, steps=0, best_epoch=0)
+    if resumed:
+        restore(resumed, recipe, optimizer)
+        print(f"Resuming after epoch {len(state.history)}.", flush=True)
+    hook = None
+    if parameters.debug_hook:
+        folder = contract.output_data_dir() / "tensors"
+        hook = debugging.attach(recipe.model, loss_function, folder, total_steps)
+
+    saved_at = time.monotonic()
+    for epoch in range(len(state.history) + 1, parameters.epochs + 1):
+        started = time.monotonic()
+        # Every epoch has its own seed, so that a resumed training draws what an unbroken one would.
+        torch.manual_seed(parameters.seed * 1_000 + epoch)
+        recipe.training_mode()
+        if hook:
+            hook.training()
+        seen, loss_sum, right = 0, 0.0, 0
+        step = state.steps
+        for inputs, labels in recipe.training_batches():
+            if stop:
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * learning_rate_factor(step, total_steps)
+            scores = recipe.model(inputs)
+            loss = loss_function(scores, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+            seen += len(labels)
+            loss_sum += loss.item() * len(labels)
+            right += int((scores.argmax(dim=1) == labels).sum())
+        if stop:
+            break
+
+        if hook:
+            hook.validation()
+        valid_loss, valid_accuracy = validate(recipe, loss_function if hook else None)
+        entry = {
+            "epoch": epoch,
+            "train:loss": loss_sum / seen,
+            "train:accuracy": right / seen,
+            "validation:loss": valid_loss,
+            "validation:accuracy": valid_accuracy,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        print(metric_line(entry), flush=True)
+        state = snapshot(state, entry, recipe, optimizer, step)
+        if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            checkpoints.save(contract.checkpoint_dir(), state, fingerprint)
+            saved_at = time.monotonic()
+
+    if stop and state.history:
+        checkpoints.save(contract.checkpoint_dir(), state, fingerprint)
+        print(f"Stopped by SIGTERM; checkpoint written after epoch {len(state.history)}.", flush=True)
+    if hook:
+        hook.close()
+    return state
+
+
+def validate(recipe: recipes.Recipe, hooked_loss: nn.Module | None) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over the validation split.
+
+    `hooked_loss` is called as well, so that the debug hook, which listens to it, sees the validation loss.
+    """
+    recipe.model.eval()
+    seen, loss_sum, right = 0, 0.0, 0
+    with torch.inference_mode():
+        for inputs, labels in recipe.validation_batches():
+            scores = recipe.model(inputs)
+            if hooked_loss:
+                hooked_loss(scores, labels)
+            loss_sum += nn.functional.cross_entropy(scores, labels, reduction="sum").item()
+            right += int((scores.argmax(dim=1) == labels).sum())
+            seen += len(labels)
+    return loss_sum / seen, right / seen
+
+
+def learning_rate_factor(step: int, total_steps: int) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then half a cosine (arXiv:1608.03983)."""
+    warm_up = max(1, round(WARM_UP_SHARE * total_steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, total_steps - warm_up)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def snapshot(
+    before: checkpoints.State,
+    entry: dict[str, Any],
+    recipe: recipes.Recipe,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+) -> checkpoints.State:
+    """The state after one more epoch, on the CPU and independent of the running training."""
+    trained = {name: on_cpu(parameter) for name, parameter in recipe.trained.items()}
+    history = [*before.history, entry]
+    is_best = not before.history or rank(entry) > rank(before.history[before.best_epoch - 1])
+    return checkpoints.State(
+        trained=trained,
+        best=trained if is_best else before.best,
+        moments={
+            moment: {name: on_cpu(optimizer.state[parameter][moment]) for name, parameter in recipe.trained.items()}
+            for moment in checkpoints.MOMENTS
+        },
+        steps=steps,
+        best_epoch=len(history) if is_best else before.best_epoch,
+        history=history,
+    )
+
+
+def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def rank(entry: dict[str, Any]) -> tuple[float, float]:
+    """Sorts epochs from worse to better. A loss that is not a number (a diverged training) sorts last."""
+    loss = entry["validation:loss"]
+    return entry["validation:accuracy"], -loss if math.isfinite(loss) else -math.inf
+
+
+def restore(state: checkpoints.State, recipe: recipes.Recipe, optimizer: torch.optim.Optimizer) -> None:
+    with torch.no_grad():
+        for name, parameter in recipe.trained.items():
+            parameter.copy_(state.trained[name])
+    content = optimizer.state_dict()
+    content["state"] = {
+        index: {
+            "step": torch.tensor(float(state.steps)),
+            **{moment: state.moments[moment][name] for moment in checkpoints.MOMENTS},
+        }
+        for index, name in enumerate(recipe.trained)
+    }
+    optimizer.load_state_dict(content)
+
+
+def fingerprint_of(parameters: HyperParameters, data: Prepared) -> str:
+    summary = (data.folder / SUMMARY).read_bytes()
+    described = json.dumps(parameters.described(), sort_keys=True).encode()
+    return hashlib.sha256(described + summary).hexdigest()
+
+
+def metric_line(entry: dict[str, Any]) -> str:
+    names = ("train:loss", "train:accuracy", "validation:loss", "validation:accuracy")
+    return f"epoch={entry['epoch']}; " + " ".join(f"{name}={entry[name]:.6g};" for name in names)
+
+
+def model_tensors(
+    parameters: HyperParameters, network: nn.Module | None, state: checkpoints.State
+) -> dict[str, torch.Tensor]:
+    """The artefact's tensors: the best epoch's, and for a whole model those of the backbone around them."""
+    if parameters.artifact == "head" or network is None:
+        return state.best
+    return {**network.state_dict(), **state.best}
+
+
+def manifest(
+    parameters: HyperParameters, data: Prepared, pretrained: weights.Weights | None, best: dict[str, Any]
+) -> dict[str, Any]:
+    summary = data.summary
+    return {
+        "backbone": parameters.backbone,
+        "classes": data.classes,
+        "image_size": summary["image_size"],
+        "resize_size": images.resize_size(summary["image_size"]),
+        "mean": list(images.MEAN),
+        "std": list(images.STD),
+        "interpolation": "bilinear",
+        "dropout": parameters.dropout,
+        "artifact": parameters.artifact,
+        "metrics": {name: value for name, value in best.items() if ":" in name},
+        "hyper_parameters": parameters.described(),
+        "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "droptune": VERSION},
+        # Null, too, for a trial's head: it never opened the weights, only features made with them.
+        "pretrained_weights": pretrained.described() if pretrained else None,
+        "dataset": summary["dataset"],
+        "dataset_version": summary["version"],
+        "seed": parameters.seed,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(contract.run(main, contract.training_failure_file()))
