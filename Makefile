@@ -1,10 +1,12 @@
 # The verbs of this project. `make demo` and `make test` are all that a newcomer needs.
-PYTHON ?= python3
+# The first Python that fits; smdebug's numpy ends with 3.13.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help demo down test lint format bench lock clean
+.PHONY: help demo down test lint format bench docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +23,7 @@ test: $(VENV)/development ## the whole suite
 lint: $(VENV)/development ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy droptune benchmarks
+	$(BIN)/mypy droptune benchmarks docs
 	cd training_code && ../$(BIN)/mypy --config-file ../pyproject.toml .
 	cd chalice_app && ../$(BIN)/mypy --config-file ../pyproject.toml .
 
@@ -32,6 +34,9 @@ format: $(VENV)/development ## let ruff write what it can
 bench: $(VENV)/development ## how long each state of a run takes, and the accuracy over seeds
 	$(BIN)/python benchmarks/drop_to_live.py
 	$(BIN)/python benchmarks/training_accuracy.py
+
+docs: $(VENV)/runtime ## write the commands' help into docs/reference/command.md
+	$(BIN)/python docs/generate_command_reference.py
 
 lock: $(VENV)/runtime ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
@@ -45,7 +50,7 @@ clean: ## remove the virtual environment and caches (no state of any local cloud
 # uv, since it resolves torch's ordinary PyPI wheel with its CUDA parts in a minute and checks every hash.
 $(VENV)/runtime: requirements.txt pyproject.toml
 	@echo "setting up $(VENV) (about a minute; torch is large)"
-	@$(PYTHON) -c 'import sys; sys.exit("droptune needs Python 3.11 or newer, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -n "$(PYTHON)" || { echo "droptune needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 	$(INSTALL) --require-hashes --requirement requirements.txt

@@ -73,7 +73,7 @@ def _table(parameters: list[Any], context: typer.Context) -> list[str]:
 
 
 def _argument(parameter: Any) -> str:
-    """An argument as a usage line writes it: `PATH`, `[RUN]` if it may be left out, `IMAGE...` if it may be repeated."""
+    """An argument as a usage line writes it: `PATH`, `[RUN]` if it is optional, `IMAGE...` if repeatable."""
     word = (parameter.metavar or parameter.name.upper()).strip("[]").removesuffix("...")
     word += "..." if parameter.nargs == -1 else ""
     return word if parameter.required else f"[{word}]"

@@ -75,12 +75,12 @@ def main() -> None:
     started = time.monotonic()
     settings = read_settings()
     network, checked = frozen_backbone(settings)
-    # Beside the inputs, where SageMaker mounts the job's own volume; the system's /tmp may be small.
-    inputs = contract.processing_input("dataset")
-    with tempfile.TemporaryDirectory(prefix="prepare-", dir=inputs.parent.parent) as folder:
+    target = contract.processing_output("prepared")
+    # Beside the output, on the volume whose size the job chooses; the system's /tmp may be small.
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=target.parent) as folder:
         scratch = Path(folder)
         (scratch / "archives").mkdir()
-        listing = dataset.read_listing(inputs, scratch / "archives")
+        listing = dataset.read_listing(contract.processing_input("dataset"), scratch / "archives")
         say(f"Found {len(listing.candidates)} files in class folders, {listing.ignored} ignored.", started)
 
         squares, usable = decode_all(listing, images.resize_size(settings.image_size), scratch / "squares")
@@ -88,7 +88,6 @@ def main() -> None:
         splits = dataset.assign_splits(list(usable.values()), settings.seed)
         say(f"{len(usable)} usable images in {len(classes)} classes.", started)
 
-        target = contract.processing_output("prepared")
         counts: dict[str, dict[str, int]] = {}
         for split in dataset.SPLITS:
             rows = [row for row, image in usable.items() if splits[image.key] == split]

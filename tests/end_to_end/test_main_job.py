@@ -126,6 +126,8 @@ def test_the_tuning_job_really_tuned(system: System, finished_run: dict[str, obj
     assert job["BestTrainingJob"]["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] == max(metrics)
 
 
+# smdebug's generated protobuf code is as old as its protobuf.
+@pytest.mark.filterwarnings("ignore:Call to deprecated create function:DeprecationWarning")
 def test_smdebug_reads_the_tensors_of_the_retraining(
     system: System, finished_run: dict[str, object], tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@
 `run_script` runs it as SageMaker does, as a process of its own.
 """
 
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -83,18 +85,20 @@ def fill_dataset(dataset_dir: Path) -> Callable[..., None]:
     return fill_below
 
 
-@pytest.fixture
-def run_job(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunJob]:
-    """`run_job(module, base_dir, **environment)` → exit status."""
+def run_in_process(patch: pytest.MonkeyPatch, module: ModuleType, base: Path, **environment: str) -> int:
     handler = signal.getsignal(signal.SIGTERM)
-
-    def run(module: ModuleType, base: Path, **environment: str) -> int:
-        for name, value in {**ENVIRONMENT, **environment, "SAGEMAKER_BASE_DIR": str(base)}.items():
-            monkeypatch.setenv(name, value)
+    for name, value in {**ENVIRONMENT, **environment, "SAGEMAKER_BASE_DIR": str(base)}.items():
+        patch.setenv(name, value)
+    try:
         return contract.run(module.main, base / "output" / FAILURE_FILES[module])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+
+@pytest.fixture
+def run_job(monkeypatch: pytest.MonkeyPatch) -> RunJob:
+    """`run_job(module, base_dir, **environment)` → exit status."""
+    return functools.partial(run_in_process, monkeypatch)
 
 
 @pytest.fixture
@@ -162,46 +166,64 @@ def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("prepared")
     fill(base / "processing" / "input" / "dataset")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**ENVIRONMENT, "SAGEMAKER_BASE_DIR": str(base)}.items():
-            patch.setenv(name, value)
-        assert contract.run(prepare.main, base / "output" / "message") == 0
+        assert run_in_process(patch, prepare, base) == 0
     return base / "processing" / "output" / "prepared"
+
+
+def make_training(base: Path, prepared: Path, hyper_parameters: dict[str, str]) -> Path:
+    shutil.copytree(prepared, base / "input" / "data" / "prepared")
+    config = base / "input" / "config"
+    config.mkdir(parents=True)
+    given = {"backbone": BACKBONE, "epochs": "3", **hyper_parameters}
+    (config / "hyperparameters.json").write_text(json.dumps(given), encoding="utf-8")
+    return base
 
 
 @pytest.fixture
 def training_dir(tmp_path: Path, prepared_once: Path) -> Callable[..., Path]:
     """`training_dir(epochs="3", …)` → base folder of a training job with those hyper-parameters."""
-    made: list[Path] = []
+    numbers = itertools.count()
 
     def make(**hyper_parameters: str) -> Path:
-        base = tmp_path / f"training-{len(made)}"
-        shutil.copytree(prepared_once, base / "input" / "data" / "prepared")
-        config = base / "input" / "config"
-        config.mkdir(parents=True)
-        given = {"backbone": BACKBONE, "epochs": "3", **hyper_parameters}
-        (config / "hyperparameters.json").write_text(json.dumps(given), encoding="utf-8")
-        made.append(base)
-        return base
+        return make_training(tmp_path / f"training-{next(numbers)}", prepared_once, hyper_parameters)
 
     return make
 
 
-@pytest.fixture
-def trained_dir(training_dir: Callable[..., Path], run_job: RunJob) -> Path:
-    """Base folder of a training that has ended well."""
-    base = training_dir()
-    assert run_job(train, base) == 0
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, prepared_once: Path) -> Path:
+    """Base folder of a training that has ended well, to be read only."""
+    base = tmp_path_factory.mktemp("trained") / "base"
+    make_training(base, prepared_once, {"epochs": "12", "learning_rate": "0.02"})
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_in_process(patch, train, base) == 0
     return base
+
+
+@pytest.fixture
+def trained_dir(tmp_path: Path, trained_once: Path) -> Path:
+    """A copy of `trained_once`."""
+    return Path(shutil.copytree(trained_once, tmp_path / "trained"))
+
+
+def pack_folder(folder: Path, archive: Path) -> Path:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    # The fastest compression: the tests are about what is in the archive.
+    with tarfile.open(archive, "w:gz", compresslevel=1) as opened:
+        opened.add(folder, arcname=".")
+    return archive
 
 
 @pytest.fixture
 def pack() -> Callable[[Path, Path], Path]:
     """Packs a folder's content as SageMaker does."""
-
-    def pack_folder(folder: Path, archive: Path) -> Path:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(archive, "w:gz") as opened:
-            opened.add(folder, arcname=".")
-        return archive
-
     return pack_folder
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory, trained_once: Path) -> Path:
+    """`model/model.tar.gz` and `output/output.tar.gz` of `trained_once`, to be read only."""
+    folder = tmp_path_factory.mktemp("packed")
+    pack_folder(trained_once / "model", folder / "model" / "model.tar.gz")
+    pack_folder(trained_once / "output" / "data", folder / "output" / "output.tar.gz")
+    return folder

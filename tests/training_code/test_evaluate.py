@@ -5,6 +5,7 @@ import html.parser
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,12 @@ TUNING = {"trials": 8, "best": {"learning_rate": 0.02, "batch_size": "16"}, "obj
 
 
 @pytest.fixture
-def evaluation_dir(tmp_path: Path, training_dir: Callable[..., Path], run_job: RunJob, pack: Pack) -> Path:
+def evaluation_dir(tmp_path: Path, packed_once: Path, prepared_once: Path) -> Path:
     """Base folder of an evaluation job, of a model that is right on most of the test images."""
-    trained = training_dir(epochs="12", learning_rate="0.02")
-    assert run_job(train, trained) == 0
-    base = tmp_path / "evaluation"
-    inputs = base / "processing" / "input"
-    pack(trained / "model", inputs / "model" / "model.tar.gz")
-    pack(trained / "output" / "data", inputs / "output" / "output.tar.gz")
-    (inputs / "prepared").symlink_to(trained / "input" / "data" / "prepared")
-    return base
+    inputs = tmp_path / "evaluation" / "processing" / "input"
+    shutil.copytree(packed_once, inputs)
+    shutil.copytree(prepared_once, inputs / "prepared")
+    return tmp_path / "evaluation"
 
 
 def output(base: Path) -> Path:
@@ -191,6 +188,7 @@ def test_report_is_one_self_contained_page(evaluation_dir: Path, run_job: RunJob
     assert content["quarantined_count"] == 12
 
 
+@pytest.mark.slow
 def test_evaluation_runs_as_a_process_without_the_optional_inputs(
     evaluation_dir: Path, run_script: Callable[..., Any]
 ) -> None:

@@ -66,6 +66,7 @@ def test_prepared_data_is_what_the_contract_says(prepared_once: Path) -> None:
         assert [2 - label for label in labels] == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
 
 
+@pytest.mark.slow
 def test_same_input_and_seed_give_the_same_bytes(
     tmp_path: Path, fill_dataset: Fill, run_script: Callable[..., Any], run_job: RunJob
 ) -> None:
@@ -179,6 +180,7 @@ def text_only(dataset: Path, fill: Fill) -> None:
     ("arrange", "code", "named"),
     [
         (lambda dataset, fill: None, "EmptyDataset", "'shapes'"),
+        (lambda dataset, fill: dataset.rmdir(), "EmptyDataset", "'shapes'"),
         (lambda dataset, fill: (dataset / "README").write_text("hello"), "EmptyDataset", "'shapes'"),
         (text_only, "NoUsableImages", "'red/notes.txt'"),
         (unsafe, "UnsafeArchive", "'../evil.jpg'"),
@@ -207,6 +209,8 @@ def test_datasets_that_cannot_be_used(
     assert named in document["message"]
     # AND there is no summary that would make the folder look whole
     assert not (output(tmp_path) / "summary.json").exists()
+    # AND nothing of the scratch folder is left
+    assert [file.name for file in output(tmp_path).parent.iterdir()] == ["prepared"]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_stopped_training_resumes_as_if_unbroken(
     assert same(tensors(stopped), tensors(unbroken))
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_process_well(training_dir: TrainingDir, start_script: Callable[..., Any]) -> None:
     # GIVEN a training of its own process that would take minutes
     base = training_dir(epochs="500", trainable_layers="1")
@@ -231,6 +232,7 @@ def test_sigterm_before_the_first_epoch_leaves_no_model(
     assert history(base) == []
 
 
+@pytest.mark.slow
 def test_debug_hook_writes_what_create_trial_reads(training_dir: TrainingDir, run_script: Callable[..., Any]) -> None:
     # GIVEN a training with the hook, as a process of its own (smdebug uses pkg_resources, which warns)
     base = training_dir(debug_hook="true", epochs="4", batch_size="6", learning_rate="0.02")
