@@ -13,7 +13,6 @@ or whose uploads were never answered by a run, on their way again.
 import fcntl
 import hashlib
 import json
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,14 +24,13 @@ import httpx
 
 from droptune.deployment import deploy, ensure_mail_identity, stack_outputs, upload_weights
 from droptune.errors import NotRunning, OperationFailed, UsageError
+from droptune.local_cloud import settings as settings_file
 from droptune.local_cloud.processes import Process, ProcessTable, end, wait_until, write_json
 from droptune.local_cloud.recovery import resume
 from droptune.local_cloud.session import AWS_ISOLATION, CREDENTIALS, REGION, LocalSession
+from droptune.local_cloud.settings import Settings, answers, free_pair
 from droptune.packaging import package
 
-DEFAULT_BACKBONE = "mobilenet_v2"
-DEFAULT_QUIET_SECONDS = 5
-FIRST_PORT = 4566
 START_SECONDS = 60.0
 PORT_SECONDS = 5.0
 SERVICES = ("mailbox", "sagemaker", "gateway")
@@ -45,18 +43,6 @@ Progress = Callable[[str], None]
 
 def _silent(_: str) -> None:
     """Show no progress."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one home remembers between `up`s."""
-
-    gateway_port: int
-    api_port: int
-    sagemaker_port: int
-    smtp_port: int
-    backbone: str = DEFAULT_BACKBONE
-    quiet_seconds: int = DEFAULT_QUIET_SECONDS
 
 
 @dataclass(frozen=True)
@@ -140,7 +126,7 @@ class LocalCloud:
 
     def status(self) -> Status:
         """Return how this local cloud stands, asking each service."""
-        settings = self._read_settings()
+        settings = settings_file.read(self._settings_file)
         if settings is None:
             return Status(running=False, home=str(self.home))
         services = []
@@ -151,7 +137,7 @@ class LocalCloud:
                 Service(
                     name=name,
                     pid=process.pid if alive and process else None,
-                    port=_port(settings, name),
+                    port=settings.port(name),
                     healthy=alive and self._healthy(name, settings),
                 )
             )
@@ -161,8 +147,8 @@ class LocalCloud:
             running=healthy and deployment is not None,
             home=str(self.home),
             services=services,
-            endpoint_url=_url(settings.gateway_port),
-            api_url=_url(settings.api_port),
+            endpoint_url=settings.gateway_url,
+            api_url=settings.api_url,
             bucket=deployment["outputs"]["Bucket"] if deployment else None,
             backbone=settings.backbone,
         )
@@ -173,15 +159,15 @@ class LocalCloud:
         Raises:
             NotRunning: the gateway does not run, or nothing is deployed in it.
         """
-        settings, deployment = self._read_settings(), self._read_deployment()
+        settings, deployment = settings_file.read(self._settings_file), self._read_deployment()
         gateway = self.processes.get("gateway")
         if settings is None or deployment is None or gateway is None or not gateway.is_alive():
             raise NotRunning(why=f"Nothing runs for {self.home}.")
         return {
-            "AWS_ENDPOINT_URL": _url(settings.gateway_port),
+            "AWS_ENDPOINT_URL": settings.gateway_url,
             **CREDENTIALS,
             "AWS_DEFAULT_REGION": REGION,
-            "DROPTUNE_API_URL": _url(settings.api_port),
+            "DROPTUNE_API_URL": settings.api_url,
             "DROPTUNE_BUCKET": deployment["outputs"]["Bucket"],
         }
 
@@ -192,12 +178,6 @@ class LocalCloud:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _read_settings(self) -> Settings | None:
-        try:
-            return Settings(**json.loads(self._settings_file.read_text()))
-        except FileNotFoundError:
-            return None
-
     def _read_deployment(self) -> dict[str, Any] | None:
         try:
             document: dict[str, Any] = json.loads(self._deployment_file.read_text())
@@ -206,29 +186,15 @@ class LocalCloud:
         return document
 
     def _settle(self, backbone: str | None, quiet_seconds: int | None, port: int | None) -> Settings:
-        old = self._read_settings()
-        if old is not None and port is not None and port != old.gateway_port:
-            gateway = self.processes.get("gateway")
-            if gateway is not None and gateway.is_alive():
-                raise UsageError(
-                    f"The local cloud already runs on port {old.gateway_port}.",
-                    hint=f"Run `droptune down` first, then `droptune up --port {port}`.",
-                    code="AlreadyRunning",
-                )
-        if old is None or (port is not None and port != old.gateway_port):
-            gateway_port, api_port = (port, port + 1) if port is not None else _free_pair()
-            ports = (gateway_port, api_port, _free_port(), _free_port())
-        else:
-            ports = (old.gateway_port, old.api_port, old.sagemaker_port, old.smtp_port)
-        settings = Settings(
-            *ports,
-            backbone=backbone or (old.backbone if old else DEFAULT_BACKBONE),
-            quiet_seconds=quiet_seconds
-            if quiet_seconds is not None
-            else (old.quiet_seconds if old else DEFAULT_QUIET_SECONDS),
-        )
-        write_json(self._settings_file, settings.__dict__)
-        return settings
+        old = settings_file.read(self._settings_file)
+        gateway = self.processes.get("gateway")
+        if old and gateway and gateway.is_alive() and port not in (None, old.gateway_port):
+            raise UsageError(
+                f"The local cloud already runs on port {old.gateway_port}.",
+                hint=f"Run `droptune down` first, then `droptune up --port {port}`.",
+                code="AlreadyRunning",
+            )
+        return settings_file.settle(self._settings_file, backbone, quiet_seconds, port)
 
     def _write_images(self) -> None:
         program = str(REPOSITORY / "training_code")
@@ -237,20 +203,20 @@ class LocalCloud:
 
     def _start(self, name: str, settings: Settings, on_progress: Progress) -> None:
         process = self.processes.get(name)
-        if process is not None and process.port == _port(settings, name) and self._came_up(process, name, settings):
+        if process is not None and process.port == settings.port(name) and self._came_up(process, name, settings):
             return
         self.processes.stop(name)
-        for port in {_port(settings, name), *([settings.api_port] if name == "gateway" else [])}:
+        for port in {settings.port(name), *([settings.api_port] if name == "gateway" else [])}:
             # A process that was killed a moment ago holds its port a moment longer.
-            if not wait_until(lambda port=port: not _answers(port), PORT_SECONDS):  # type: ignore[misc]
+            if not wait_until(lambda port=port: not answers(port), PORT_SECONDS):  # type: ignore[misc]
                 raise UsageError(
                     f"Port {port} is taken by another program.",
-                    hint=f"End that program, or choose another port: droptune up --port {_free_pair()[0]}",
+                    hint=f"End that program, or choose another port: droptune up --port {free_pair()[0]}",
                     code="PortTaken",
                 )
         on_progress(f"starting {name}")
         arguments, environment = self._command(name, settings)
-        process = self.processes.start(name, arguments, environment, _port(settings, name))
+        process = self.processes.start(name, arguments, environment, settings.port(name))
         if not self._came_up(process, name, settings):
             raise OperationFailed(
                 f"The local cloud's {name} did not start.",
@@ -264,7 +230,7 @@ class LocalCloud:
         return process.is_alive() and self._healthy(name, settings)
 
     def _command(self, name: str, settings: Settings) -> tuple[list[str], dict[str, str]]:
-        gateway_url = _url(settings.gateway_port)
+        gateway_url = settings.gateway_url
         match name:
             case "mailbox":
                 module = "droptune.local_cloud.mailbox"
@@ -282,7 +248,7 @@ class LocalCloud:
                 options = {
                     "--port": settings.gateway_port,
                     "--api-port": settings.api_port,
-                    "--sagemaker-url": _url(settings.sagemaker_port),
+                    "--sagemaker-url": settings.sagemaker_url,
                     "--deployment-file": self._deployment_file,
                     "--log-directory": self.home / "log",
                 }
@@ -309,12 +275,12 @@ class LocalCloud:
         }
 
     def _healthy(self, name: str, settings: Settings) -> bool:
-        port = _port(settings, name)
+        port = settings.port(name)
         if name == "mailbox":
-            return _answers(port)
+            return answers(port)
         path = "/_ministack/health" if name == "gateway" else "/health"
         try:
-            return httpx.get(f"{_url(port)}{path}", timeout=5, trust_env=False).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -335,7 +301,7 @@ class LocalCloud:
                 self._deployment_file,
                 {"digest": digest, "outputs": outputs, "rest_api_id": rest_api_id, "stage": stage},
             )
-            httpx.post(f"{_url(settings.gateway_port)}/_droptune/flush", timeout=30, trust_env=False)
+            httpx.post(f"{settings.gateway_url}/_droptune/flush", timeout=30, trust_env=False)
         ensure_mail_identity(session, parameters["MailFrom"])
         weights = offline_weights(settings.backbone)
         if weights is not None and upload_weights(session, outputs["Bucket"], settings.backbone, weights):
@@ -343,10 +309,10 @@ class LocalCloud:
 
     def session(self) -> boto3.Session:
         """Return a boto3 session whose clients reach this local cloud."""
-        settings = self._read_settings()
+        settings = settings_file.read(self._settings_file)
         if settings is None:
             raise NotRunning(why=f"Nothing runs for {self.home}.")
-        return LocalSession(_url(settings.gateway_port))
+        return LocalSession(settings.gateway_url)
 
     def _resume(self, on_progress: Progress) -> None:
         deployment = self._read_deployment()
@@ -373,7 +339,7 @@ def _parameters(settings: Settings) -> dict[str, str]:
         "MaxWaitSeconds": "900",
         "MailFrom": "droptune@droptune.test",
         "MailTo": "owner@droptune.test",
-        "ApiUrl": _url(settings.api_port),
+        "ApiUrl": settings.api_url,
     }
 
 
@@ -382,37 +348,3 @@ def _rest_api(session: boto3.Session) -> tuple[str, str]:
     api = next(r["PhysicalResourceId"] for r in apis if r["ResourceType"] == "AWS::ApiGateway::RestApi")
     stages = session.client("apigateway").get_stages(restApiId=api)["item"]
     return api, stages[0]["stageName"]
-
-
-def _port(settings: Settings, name: str) -> int:
-    ports = {
-        "gateway": settings.gateway_port,
-        "sagemaker": settings.sagemaker_port,
-        "mailbox": settings.smtp_port,
-    }
-    return ports[name]
-
-
-def _url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _free_pair() -> tuple[int, int]:
-    """Return the first free pair of neighbouring ports from 4566 on."""
-    for port in range(FIRST_PORT, FIRST_PORT + 400, 2):
-        if not _answers(port) and not _answers(port + 1):
-            return port, port + 1
-    return _free_port(), _free_port()
