@@ -23,7 +23,7 @@ test: $(VENV)/development ## the whole suite
 lint: $(VENV)/development ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy droptune benchmarks docs
+	$(BIN)/mypy droptune benchmarks docs tests
 	cd training_code && ../$(BIN)/mypy --config-file ../pyproject.toml .
 	cd chalice_app && ../$(BIN)/mypy --config-file ../pyproject.toml .
 

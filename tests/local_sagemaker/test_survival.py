@@ -92,7 +92,9 @@ def test_a_killed_fork_server_fails_its_job_and_is_replaced(own_server):
     sagemaker.create_training_job(**training_request("lost", do="stubborn"))
     pid = wait_until_it_sleeps(own_server, "lost")
     # WHEN the fork server it came from is killed, as the kernel does when memory runs out
-    psutil.Process(pid).parent().kill()
+    fork_server = psutil.Process(pid).parent()
+    assert fork_server is not None
+    fork_server.kill()
     # THEN the job fails and its process is gone
     job = finished_training(sagemaker, "lost")
     assert job["FailureReason"].startswith("InternalServerError: the warm worker of json, decimal has died")
