@@ -2,6 +2,8 @@
 # The first Python that fits; smdebug's numpy ends with 3.13.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c '$(FITS)' 2>/dev/null && echo $(p))))
+# Most tests wait for processes that they start; two at a time also suit a machine of two cores.
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
@@ -18,7 +20,7 @@ down: $(VENV)/runtime ## stop the local cloud; its state is kept
 	$(BIN)/droptune down
 
 test: $(VENV)/development ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: $(VENV)/development ## ruff and mypy --strict
 	$(BIN)/ruff format --check .

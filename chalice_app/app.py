@@ -116,7 +116,7 @@ def verify(event: dict[str, Any], _context: Any) -> dict[str, Any]:
 @app.lambda_function()
 def explain(event: dict[str, Any], _context: Any) -> dict[str, str]:
     """Turn a caught error into a cause and a next step."""
-    return failures.explain(event["error"], event["cause"], event["state"])
+    return failures.explain(event["error"], event["cause"], event["state"], event["run"])
 
 
 @app.lambda_function()

@@ -222,7 +222,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, metavar="N", help="How many labels per image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many labels per image.")] = 3,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:

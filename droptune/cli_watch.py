@@ -21,14 +21,32 @@ MAX_TRIALS = 8
 MARKS = {"pending": ("·", "dim"), "running": ("●", "cyan"), "succeeded": ("✓", "green"), "failed": ("✗", "red")}
 TRIAL_STATUSES = {"InProgress": "running", "Stopping": "running", "Completed": "succeeded", "Failed": "failed"}
 VERDICTS = {
-    "promoted": "the new model is better, and live",
+    "promoted": "the new model is live: it is the first, or better than the one before",
     "rejected": "the new model is not better; the live one stays",
     "unchanged": "nothing new in the dataset; nothing was trained",
+}
+# Step Functions ended the run itself, so that nothing could write down why.
+STOPPED = {
+    "ABORTED": "the execution was stopped from outside; every upload is kept",
+    "TIMED_OUT": "the execution took longer than it may; every upload is kept",
 }
 
 
 def show(views: Iterable[RunView], output: Output) -> RunView:
-    """Shows the views one after the other and returns the last; prints nothing with `--json`."""
+    """Shows the views one after the other and returns the last; prints nothing with `--json`.
+
+    Ctrl-C ends the showing, not the run: says so, and raises KeyboardInterrupt.
+    """
+    try:
+        last = _show(views, output)
+    except KeyboardInterrupt:
+        output.progress("the run goes on; `droptune watch` shows it again")
+        raise
+    assert last is not None, "a followed run has at least one view"
+    return last
+
+
+def _show(views: Iterable[RunView], output: Output) -> RunView | None:
     last: RunView | None = None
     if output.as_json:
         *_, last = views
@@ -41,7 +59,6 @@ def show(views: Iterable[RunView], output: Output) -> RunView:
             for line in lines(last, view):
                 output.console.print(line, markup=False, soft_wrap=True)
             last = view
-    assert last is not None, "a followed run has at least one view"
     return last
 
 
@@ -80,6 +97,9 @@ def summary(run: Run) -> list[Text]:
     if error:
         result.append(Text.assemble(("error", "bold red"), f"      {error['message']}"))
         result.append(Text.assemble(("next step", "bold"), f"  {error['hint']}"))
+    elif run["status"] in STOPPED:
+        result.append(Text.assemble(("why", "bold"), f"        {STOPPED[run['status']]}"))
+        result.append(Text.assemble(("next step", "bold"), "  Upload one file again: that starts the next run."))
     return result
 
 

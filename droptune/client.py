@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict, cast
+from urllib.parse import quote
 
 from droptune.errors import ApiError, DroptuneError, NotFound, NotRunning, OperationFailed
 
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 STACK = "droptune"
 # A local endpoint answers in milliseconds; a first request after a start may import torch.
 API_TIMEOUT_SECONDS = 60
+# The API's next steps speak of requests; whoever types commands is told the command.
+HINTS = {
+    "UnknownRun": "List the runs with `droptune runs`.",
+    "UnknownDataset": "Check the spelling, or make it with `droptune drop FOLDER --dataset NAME`.",
+    "NoLiveModel": "The first run that succeeds brings a model live: see `droptune runs` and `droptune watch`.",
+    "UnsupportedMediaType": "Save it as JPEG, PNG or WebP.",
+    "InternalError": "Try again. If it stays, read the files in the folder `logs` of the state directory.",
+}
 
 
 class State(TypedDict):
@@ -147,7 +156,7 @@ class Cloud:
             ApiError: there is no such run (`UnknownRun`), or the API refused.
             NotRunning: the API does not answer.
         """
-        return cast(Run, self._get(f"/runs/{run}"))
+        return cast(Run, self._get(f"/runs/{quote(run, safe='')}"))
 
     def newest_run(self, dataset: str | None = None) -> Run | None:
         """Returns the newest run, or None where there is none yet."""
@@ -161,7 +170,7 @@ class Cloud:
             NotFound: the run names a report that storage no longer holds.
             NotRunning: the API does not answer.
         """
-        response = self._request("GET", f"/runs/{run}/report", follow_redirects=True)
+        response = self._request("GET", f"/runs/{quote(run, safe='')}/report", follow_redirects=True)
         if response.is_error:
             raise NotFound(
                 f"The report of run '{run}' could not be read.",
@@ -179,7 +188,7 @@ class Cloud:
         """
         response = self._request(
             "POST",
-            f"/predict/{dataset}",
+            f"/predict/{quote(dataset, safe='')}",
             params={"top_k": top_k},
             content=image,
             # JSON is asked for by name: API Gateway treats an answer to `*/*` as binary.
@@ -240,7 +249,7 @@ def _api_error(response: httpx.Response) -> ApiError:
             code="UnexpectedAnswer",
             status=response.status_code,
         )
-    return ApiError(message, hint=hint, code=code, status=response.status_code)
+    return ApiError(message, hint=HINTS.get(code, hint), code=code, status=response.status_code)
 
 
 def translated(error: Exception) -> DroptuneError | None:

@@ -123,8 +123,15 @@ def _route_every_request(definition: dict[str, Any]) -> None:
 
 
 def _run_chalice(app: Path, merge: Path, output: Path) -> None:
-    # Chalice asks for a region before it does anything; the template names none.
-    environment = os.environ | {"AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1")}
+    # Chalice asks for a region before it does anything; the template names none. It makes no call, but stumbles over a
+    # profile of the user's shell that does not exist.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
+    environment = inherited | {
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        # Bytecode names the time of its source: it would make each zip another.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     command = [sys.executable, "-c", "import sys; from chalice.cli import main; sys.exit(main())", "package"]
     options = ["--pkg-format", "cloudformation", "--template-format", "json", "--merge-template", str(merge)]
     done = subprocess.run([*command, *options, str(output)], cwd=app, env=environment, capture_output=True, text=True)

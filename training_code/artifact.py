@@ -28,7 +28,7 @@ REQUIRED = {
     "backbone": str,
     "classes": list,
     "image_size": int,
-    "resize_size": int,
+    "resize": str,
     "mean": list,
     "std": list,
     "interpolation": str,
@@ -42,7 +42,7 @@ REQUIRED = {
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded network, in evaluation mode, and its manifest."""
+    """A loaded network, made fast by `backbones.for_inference`, and its manifest."""
 
     network: nn.Module
     manifest: dict[str, Any]
@@ -52,15 +52,14 @@ class Model:
         return list(self.manifest["classes"])
 
     @property
-    def resize_size(self) -> int:
-        return int(self.manifest["resize_size"])
+    def image_size(self) -> int:
+        return int(self.manifest["image_size"])
 
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities N x classes of stored squares N x `resize_size` x `resize_size` x 3."""
-        pixels = images.centre_crop(squares, self.manifest["image_size"])
+        """Class probabilities N x classes of squares N x `image_size` x `image_size` x 3."""
         with torch.inference_mode():
             inputs = images.normalise(
-                torch.from_numpy(np.ascontiguousarray(pixels)),
+                torch.from_numpy(np.ascontiguousarray(squares)),
                 tuple(self.manifest["mean"]),
                 tuple(self.manifest["std"]),
             )
@@ -126,7 +125,7 @@ def load(folder: Path) -> Model:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise _refused(f"the tensors are not those of {manifest['backbone']}: {error}") from error
-    return Model(network.to(memory_format=torch.channels_last).requires_grad_(False).eval(), manifest)
+    return Model(backbones.for_inference(network), manifest)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -144,12 +143,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             raise _refused(f"{MANIFEST} has no valid {name!r}: {value!r}")
     if manifest["artifact"] != "model":
         raise _refused(f"it is a trial's {manifest['artifact']!r}, without the backbone")
-    if manifest["interpolation"] != "bilinear":
-        raise _refused(f"its interpolation is {manifest['interpolation']!r}, and only bilinear is known")
+    for name, known in (("resize", images.RESIZE), ("interpolation", images.INTERPOLATION)):
+        if manifest[name] != known:
+            raise _refused(f"its {name} is {manifest[name]!r}, and only {known} is known")
     if len(set(manifest["classes"])) < 2:
         raise _refused("it has fewer than two classes")
-    if not 0 < manifest["image_size"] <= manifest["resize_size"]:
-        raise _refused("its image_size does not fit into its resize_size")
+    if manifest["image_size"] <= 0:
+        raise _refused(f"its image_size is {manifest['image_size']}")
     return manifest
 
 

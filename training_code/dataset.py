@@ -137,6 +137,47 @@ def _add(listing: Listing, key: str, path: Path, parts: tuple[str, ...]) -> None
         )
 
 
+def contradictions(images: list[Image]) -> list[Quarantined]:
+    """Images to leave out, since another file of the same content (SHA-256) says otherwise.
+
+    One content in two classes: all of its files, for nobody knows which label is right. One content in two
+    splits that the user made: train keeps its file, then valid, then test, so that nothing is measured on
+    what was learnt; a file outside the splits yields to all three. Copies in one place contradict nothing.
+    """
+    by_content: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        by_content[image.sha256].append(image)
+    found: list[Quarantined] = []
+    for copies in by_content.values():
+        if len({image.label for image in copies}) > 1:
+            found += [_in_two_classes(image, copies) for image in copies]
+        elif len({image.split for image in copies}) > 1:
+            kept = min(copies, key=lambda image: (_split_rank(image), image.key))
+            found += [_in_two_splits(image, kept) for image in copies if _split_rank(image) > _split_rank(kept)]
+    return found
+
+
+def _split_rank(image: Image) -> int:
+    return SPLITS.index(image.split) if image.split else len(SPLITS)
+
+
+def _in_two_classes(image: Image, copies: list[Image]) -> Quarantined:
+    other = next(copy for copy in copies if copy.label != image.label)
+    return Quarantined(
+        image.key,
+        f"The same image is in the class {other.label!r} too ({other.key}).",
+        "Keep it only in the class that it belongs to.",
+    )
+
+
+def _in_two_splits(image: Image, kept: Image) -> Quarantined:
+    return Quarantined(
+        image.key,
+        f"The same image is in the split {kept.split!r} too ({kept.key}).",
+        "Keep an image in one split only: accuracy means nothing on images that were trained on.",
+    )
+
+
 def check_classes(dataset: str, listing: Listing, images: list[Image]) -> list[str]:
     """The class names, sorted.
 

@@ -129,8 +129,8 @@ def predict(model: artifact.Model, data: Prepared) -> NDArray[np.float32]:
     blocks = []
     for start in range(0, len(squares), BATCH_IMAGES):
         block = np.array(squares[start : start + BATCH_IMAGES])
-        if block.shape[1] != model.resize_size:
-            block = np.stack([resized(square, model.resize_size) for square in block])
+        if block.shape[1] != model.image_size:
+            block = np.stack([resized(square, model.image_size) for square in block])
         blocks.append(model.probabilities(block))
     return np.concatenate(blocks)
 
@@ -179,7 +179,7 @@ def save_sample(test: Test, model: artifact.Model, data: Prepared, target: Path)
     surest = sorted(np.flatnonzero(test.right), key=lambda row: -test.probabilities[row].max())
     for row in surest:
         Image.fromarray(np.array(squares[row])).save(target, format="JPEG", quality=SAMPLE_QUALITY)
-        again = images.decode_square(target.read_bytes(), model.resize_size)
+        again = images.decode_square(target.read_bytes(), model.image_size)
         if model.probabilities(again[None]).argmax() == test.labels[row]:
             return {"file": test.files[row], "label": test.classes[test.labels[row]]}
     target.unlink(missing_ok=True)

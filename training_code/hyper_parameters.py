@@ -27,6 +27,7 @@ class HyperParameters:
     dropout: float = 0.2
     backbone: str = "resnet50"
     trainable_layers: int = 0
+    refit: bool = False
     seed: int = 0
     debug_hook: bool = False
     artifact: str = "model"

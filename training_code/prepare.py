@@ -3,13 +3,14 @@
 Features
     - Reads class folders, train/valid/test folders, and archives of either (`dataset`, `archives`).
     - Decodes every image wholly, so that a truncated one is found here and not in the midst of a training.
+    - Leaves out copies that contradict themselves: one content in two classes, or in two of the user's splits.
     - Splits deterministically by content (`dataset.assign_splits`).
     - Runs the frozen backbone once over all images; a trial then trains only a head on what came out.
     - The same input, environment and machine give the same bytes.
 
 Trade-offs
-    - Pixels are stored as squares of about image_size x 8/7: a quarter of a typical photo's area is cut away
-      for good, which is also what the served network never sees.
+    - Pixels are stored at the network's input size: small on disk, but a training on augmented crops enlarges
+      them again.
     - AUGMENTED_VIEWS adds randomly cropped and mirrored views of each training image to its features. Each
       view costs as much time as the plain one, and on small sets it changes accuracy by less than its own
       scatter (benchmarks/training_accuracy.py), so the default is none.
@@ -83,7 +84,8 @@ def main() -> None:
         listing = dataset.read_listing(contract.processing_input("dataset"), scratch / "archives")
         say(f"Found {len(listing.candidates)} files in class folders, {listing.ignored} ignored.", started)
 
-        squares, usable = decode_all(listing, images.resize_size(settings.image_size), scratch / "squares")
+        squares, usable = decode_all(listing, settings.image_size, scratch / "squares")
+        usable = leave_out_contradictions(usable, listing)
         classes = dataset.check_classes(settings.dataset, listing, list(usable.values()))
         splits = dataset.assign_splits(list(usable.values()), settings.seed)
         say(f"{len(usable)} usable images in {len(classes)} classes.", started)
@@ -147,7 +149,7 @@ def frozen_backbone(settings: Settings) -> tuple[nn.Module, weights.Weights | No
         print(f"Backbone {settings.backbone} with RANDOM weights, as PRETRAINED=false asks.", flush=True)
     backbones.set_head(network, backbones.head_name(network, settings.backbone), nn.Identity())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return network.to(device).to(memory_format=torch.channels_last).eval(), checked
+    return backbones.for_inference(network).to(device), checked
 
 
 def decode_all(
@@ -188,6 +190,15 @@ def decode_all(
     return squares, usable
 
 
+def leave_out_contradictions(usable: dict[int, dataset.Image], listing: dataset.Listing) -> dict[int, dataset.Image]:
+    """`usable` without the images that `dataset.contradictions` finds, which go to `listing.quarantined`."""
+    found = dataset.contradictions(list(usable.values()))
+    listing.quarantined.extend(found)
+    listing.quarantined.sort(key=lambda entry: entry.file)
+    left_out = {entry.file for entry in found}
+    return {row: image for row, image in usable.items() if image.key not in left_out}
+
+
 def is_milestone(before: int, done: int, total: int) -> bool:
     """Whether another of `PROGRESS_LINES` equal parts of the work is done."""
     return before * PROGRESS_LINES // total != done * PROGRESS_LINES // total
@@ -213,7 +224,7 @@ def copy_rows(squares: NDArray[np.uint8], rows: list[int], target: Path) -> NDAr
 
 
 def features_of(squares: NDArray[np.uint8], network: nn.Module, settings: Settings, views: int) -> NDArray[np.float32]:
-    """Frozen features N x views x F of squares N x S x S x 3; view 0 is the centre crop."""
+    """Frozen features N x views x F of squares N x S x S x 3; view 0 is the plain image."""
     device = next(network.parameters()).device
     augment = images.augmentation(settings.image_size)
     size = backbones.feature_size(settings.backbone, settings.image_size)
@@ -221,8 +232,8 @@ def features_of(squares: NDArray[np.uint8], network: nn.Module, settings: Settin
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         for block in batches(len(squares)):
-            centre = images.network_input(squares[block], settings.image_size)
-            features[block, 0] = network(centre.to(device)).cpu().numpy()
+            plain = images.network_input(squares[block])
+            features[block, 0] = network(plain.to(device)).cpu().numpy()
             for view in range(1, views):
                 pixels = torch.from_numpy(squares[block]).permute(0, 3, 1, 2)
                 augmented = torch.stack([augment(image) for image in pixels])

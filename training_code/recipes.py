@@ -6,8 +6,10 @@ loop in train.py is the same for both.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import backbones
 import images
@@ -18,6 +20,7 @@ from contract import JobError
 from hyper_parameters import HyperParameters
 from prepared import Prepared
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 # Pretrained stages are near their optimum already: at the head's learning rate they would forget it.
 BACKBONE_LEARNING_RATE_SHARE = 0.1
@@ -34,24 +37,50 @@ class Recipe:
 
     `trained` maps torchvision's state-dict names to the parameters that are trained; `learning_rates`
     the same names to their peak learning rate. `training_mode()` prepares the modules for an epoch.
-    `training_batches()` and `validation_batches()` yield inputs and labels on the device.
+    `training_batches()` yields the `training_images` images once, as inputs and labels on the device;
+    `validation_batches()` yields what is held out, or is None when nothing is.
     """
 
     model: nn.Module
     trained: dict[str, nn.Parameter]
     learning_rates: dict[str, float]
+    training_images: int
     training_mode: Callable[[], object]
     training_batches: Callable[[], Iterator[Batch]]
-    validation_batches: Callable[[], Iterator[Batch]]
+    validation_batches: Callable[[], Iterator[Batch]] | None
 
 
-def head_on_features(parameters: HyperParameters, data: Prepared, device: torch.device) -> Recipe:
+def create(
+    parameters: HyperParameters,
+    data: Prepared,
+    network: nn.Module | None,
+    device: torch.device,
+    splits: tuple[str, ...] = ("train",),
+) -> Recipe:
+    """The recipe that the hyper-parameters ask for, on the images of `splits`.
+
+    Validates on `valid` unless that is trained on as well. `network` is left as it is; a head on features
+    needs none. The new head's first weights come from the hyper-parameter `seed`.
+    """
+    torch.manual_seed(parameters.seed)
+    if parameters.trainable_layers and network is not None:
+        return _end_to_end(parameters, data, copy.deepcopy(network), device, splits)
+    return _head_on_features(parameters, data, device, splits)
+
+
+def _head_on_features(
+    parameters: HyperParameters, data: Prepared, device: torch.device, splits: tuple[str, ...]
+) -> Recipe:
     """Trains a linear head on features N x V x F; each step draws one of an image's V views."""
     name = backbones.head_name(backbones.create_on_meta(parameters.backbone), parameters.backbone)
     size = int(data.summary["feature_size"])
     head = backbones.Head(size, len(data.classes), parameters.dropout).to(device)
-    features = torch.from_numpy(np.array(data.features("train"))).to(device)
-    labels = torch.from_numpy(np.array(data.labels("train"))).to(device)
+    parts = [np.array(data.features(split)) for split in splits]
+    # Only the training split has augmented views; another split's plain one is drawn whichever view it is.
+    views_of_all = parts[0].shape[1]
+    parts = [np.repeat(part, views_of_all // part.shape[1], axis=1) for part in parts]
+    features = torch.from_numpy(np.concatenate(parts)).to(device)
+    labels = torch.from_numpy(np.concatenate([data.labels(split) for split in splits])).to(device)
     valid_features = torch.from_numpy(np.array(data.features("valid")[:, 0])).to(device)
     valid_labels = torch.from_numpy(np.array(data.labels("valid"))).to(device)
 
@@ -69,13 +98,16 @@ def head_on_features(parameters: HyperParameters, data: Prepared, device: torch.
         model=head,
         trained=trained,
         learning_rates=dict.fromkeys(trained, parameters.learning_rate),
+        training_images=len(labels),
         training_mode=head.train,
         training_batches=training_batches,
-        validation_batches=validation_batches,
+        validation_batches=None if "valid" in splits else validation_batches,
     )
 
 
-def end_to_end(parameters: HyperParameters, data: Prepared, network: nn.Module, device: torch.device) -> Recipe:
+def _end_to_end(
+    parameters: HyperParameters, data: Prepared, network: nn.Module, device: torch.device, splits: tuple[str, ...]
+) -> Recipe:
     """Trains the head and the last `trainable_layers` stages on randomly cropped and mirrored pixels.
 
     Frozen stages stay in evaluation mode, and so does every batch normalisation: on small sets its running
@@ -110,14 +142,17 @@ def end_to_end(parameters: HyperParameters, data: Prepared, network: nn.Module, 
                 if isinstance(part, BATCH_NORMS):
                     part.eval()
 
-    pixels, labels = data.images("train"), data.labels("train")
+    # Not one array: the splits may exceed the memory, and stay on disk this way. ConcatDataset asks for no
+    # more than a length and rows, whatever its type says.
+    parts: list[Any] = [data.images(split) for split in splits]
+    pixels = ConcatDataset[Any](parts)
+    labels = np.concatenate([data.labels(split) for split in splits])
     valid_pixels, valid_labels = data.images("valid"), data.labels("valid")
-    size = int(data.summary["image_size"])
-    augment = images.augmentation(size)
+    augment = images.augmentation(int(data.summary["image_size"]))
 
     def training_batches() -> Iterator[Batch]:
         for rows in torch.split(torch.randperm(len(labels)), parameters.batch_size):
-            chosen = torch.from_numpy(pixels[rows.numpy()]).permute(0, 3, 1, 2)
+            chosen = torch.from_numpy(np.stack([pixels[row] for row in rows.tolist()])).permute(0, 3, 1, 2)
             augmented = torch.stack([augment(image) for image in chosen]).permute(0, 2, 3, 1)
             targets = torch.from_numpy(labels[rows.numpy()])
             yield images.normalise(augmented.to(device)), targets.to(device)
@@ -125,7 +160,7 @@ def end_to_end(parameters: HyperParameters, data: Prepared, network: nn.Module, 
     def validation_batches() -> Iterator[Batch]:
         for start in range(0, len(valid_labels), VALIDATION_BATCH):
             block = slice(start, start + VALIDATION_BATCH)
-            inputs = images.network_input(np.array(valid_pixels[block]), size)
+            inputs = images.network_input(np.array(valid_pixels[block]))
             yield inputs.to(device), torch.from_numpy(np.array(valid_labels[block])).to(device)
 
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -136,9 +171,10 @@ def end_to_end(parameters: HyperParameters, data: Prepared, network: nn.Module, 
         learning_rates={
             name: parameters.learning_rate if name.startswith(f"{head_name}.") else backbone_rate for name in trained
         },
+        training_images=len(labels),
         training_mode=training_mode,
         training_batches=training_batches,
-        validation_batches=validation_batches,
+        validation_batches=None if "valid" in splits else validation_batches,
     )
 
 

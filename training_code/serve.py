@@ -87,7 +87,7 @@ class Predictor:
 
     def _predict(self, body: bytes, top_k: int) -> dict[str, Any]:
         try:
-            square = images.decode_square(body, self._model.resize_size)
+            square = images.decode_square(body, self._model.image_size)
         except images.BadImage as error:
             status, code = (413, "ImageTooLarge") if error.too_large else (400, "InvalidImage")
             raise Refused(status, code, error.reason, error.hint) from error
@@ -191,7 +191,7 @@ async def read_body(request: Request) -> bytes:
 def main() -> None:
     model = artifact.load(contract.model_dir())
     # The first pass sets up the kernels for this shape; without it the first caller would wait for that.
-    size = model.resize_size
+    size = model.image_size
     model.probabilities(images.blank_square(size)[None])
 
     server = uvicorn.Server(

@@ -8,6 +8,9 @@ Features
     - AdamW; the learning rate warms up linearly over 5 % of the steps, then falls along a cosine to zero.
     - One metric line an epoch. The best epoch (validation accuracy, ties by lower validation loss) is kept,
       and its line is printed once more at the end.
+    - refit=true trains once more from the start when the best epoch is known, on train and valid together and
+      for as many epochs; that model is kept. All metrics are those of the first training, in which valid was
+      held out.
     - Resumes from a checkpoint, and ends as if it had never stopped: each epoch seeds its own randomness.
     - SIGTERM ends the training at the next step: the checkpoint and the best model so far are written, and
       the exit status is 0.
@@ -16,6 +19,7 @@ Features
 Trade-offs
     - The validation loss is plain cross-entropy, also with label_smoothing, so that trials compare.
     - Checkpoints hold the state at an epoch's end, so an interrupted epoch is done again.
+    - A refitted model has no measurement of its own before Evaluate: nothing was held out from it but test.
     - The end-to-end recipe augments on one CPU thread; a fast GPU will wait for it.
 
 Errors (JobError codes; see docs/reference/contracts.md)
@@ -32,6 +36,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import artifact
@@ -44,6 +49,7 @@ import recipes
 import torch
 import torchvision
 import weights
+from checkpoints import Checkpoint
 from contract import JobError
 from hyper_parameters import HyperParameters
 from prepared import SUMMARY, Prepared, open_prepared
@@ -53,6 +59,7 @@ VERSION = "0.1.0"
 WARM_UP_SHARE = 0.05
 # Often enough to lose little, seldom enough that SageMaker's copying to S3 costs nothing.
 CHECKPOINT_SECONDS = 30
+REFIT_SPLITS = ("train", "valid")
 
 
 class StopRequest:
@@ -75,28 +82,37 @@ def main() -> None:
     data = open_prepared(contract.channel("prepared"))
     check_backbone(parameters, data)
 
-    torch.manual_seed(parameters.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, pretrained = None, None
     if parameters.trainable_layers or parameters.artifact == "model":
         network, pretrained = recipes.pretrained_network(
             parameters, data, lambda: weights.load(parameters.backbone, contract.channel("weights"))
         )
-    if parameters.trainable_layers and network is not None:
-        recipe = recipes.end_to_end(parameters, data, network, device)
-    else:
-        recipe = recipes.head_on_features(parameters, data, device)
 
-    state = train(recipe, parameters, data, stop)
+    fingerprint = fingerprint_of(parameters, data)
+    checkpoint = Checkpoint(contract.checkpoint_dir(), fingerprint)
+    recipe = recipes.create(parameters, data, network, device)
+    state = train(recipe, parameters, parameters.epochs, checkpoint, stop, hooked=parameters.debug_hook)
     (contract.output_data_dir() / "history.json").write_text(json.dumps(state.history, indent=1), "utf-8")
     if not state.history:
         print("Stopped before the first epoch ended: there is no model.", flush=True)
         return
     best = state.history[state.best_epoch - 1]
+
+    trained, trained_on = state.best, ["train"]
+    if parameters.refit and not stop:
+        checkpoint.save(state)
+        print(f"Refitting on train and valid together, to the end of epoch {state.best_epoch}.", flush=True)
+        recipe = recipes.create(parameters, data, network, device, splits=REFIT_SPLITS)
+        checkpoint = Checkpoint(contract.checkpoint_dir() / "refit", f"{fingerprint} to {state.best_epoch}")
+        refitted = train(recipe, parameters, state.best_epoch, checkpoint, stop, hooked=False)
+        # Half a refit would be worse than none.
+        if len(refitted.history) == state.best_epoch:
+            trained, trained_on = refitted.trained, list(REFIT_SPLITS)
     artifact.save(
         contract.model_dir(),
-        model_tensors(parameters, network, state),
-        manifest(parameters, data, pretrained, best),
+        trained if parameters.artifact == "head" or network is None else {**network.state_dict(), **trained},
+        {**manifest(parameters, data, pretrained, best), "trained_on": trained_on},
     )
     print(metric_line(best), flush=True)
 
@@ -111,30 +127,35 @@ def check_backbone(parameters: HyperParameters, data: Prepared) -> None:
         )
 
 
-def train(recipe: recipes.Recipe, parameters: HyperParameters, data: Prepared, stop: StopRequest) -> checkpoints.State:
-    """The training loop. Returns the state after the last whole epoch."""
+def train(
+    recipe: recipes.Recipe,
+    parameters: HyperParameters,
+    last_epoch: int,
+    checkpoint: Checkpoint,
+    stop: StopRequest,
+    hooked: bool,
+) -> checkpoints.State:
+    """The training loop, up to `last_epoch` of the schedule. Returns the state after the last whole epoch."""
     optimizer = torch.optim.AdamW(
         [{"params": [parameter], "peak": recipe.learning_rates[name]} for name, parameter in recipe.trained.items()],
         lr=parameters.learning_rate,
         weight_decay=parameters.weight_decay,
     )
     loss_function = nn.CrossEntropyLoss(label_smoothing=parameters.label_smoothing)
-    steps_per_epoch = math.ceil(len(data.labels("train")) / parameters.batch_size)
-    total_steps = parameters.epochs * steps_per_epoch
+    total_steps = parameters.epochs * math.ceil(recipe.training_images / parameters.batch_size)
 
-    fingerprint = fingerprint_of(parameters, data)
-    resumed = checkpoints.load(contract.checkpoint_dir(), fingerprint)
+    resumed = checkpoint.load()
     state = resumed or checkpoints.State({}, {}, {}, steps=0, best_epoch=0)
     if resumed:
         restore(resumed, recipe, optimizer)
         print(f"Resuming after epoch {len(state.history)}.", flush=True)
     hook = None
-    if parameters.debug_hook:
+    if hooked and len(state.history) < last_epoch:
         folder = contract.output_data_dir() / "tensors"
         hook = debugging.attach(recipe.model, loss_function, folder, total_steps)
 
     saved_at = time.monotonic()
-    for epoch in range(len(state.history) + 1, parameters.epochs + 1):
+    for epoch in range(len(state.history) + 1, last_epoch + 1):
         started = time.monotonic()
         # Every epoch has its own seed, so that a resumed training draws what an unbroken one would.
         torch.manual_seed(parameters.seed * 1_000 + epoch)
@@ -160,47 +181,42 @@ def train(recipe: recipes.Recipe, parameters: HyperParameters, data: Prepared, s
         if stop:
             break
 
-        if hook:
-            hook.validation()
-        valid_loss, valid_accuracy = validate(recipe, loss_function if hook else None)
-        entry = {
-            "epoch": epoch,
-            "train:loss": loss_sum / seen,
-            "train:accuracy": right / seen,
-            "validation:loss": valid_loss,
-            "validation:accuracy": valid_accuracy,
-            "seconds": round(time.monotonic() - started, 3),
-        }
-        print(metric_line(entry), flush=True)
+        entry = {"epoch": epoch, "train:loss": loss_sum / seen, "train:accuracy": right / seen}
+        if recipe.validation_batches:
+            if hook:
+                hook.validation()
+            entry |= validate(recipe.model, recipe.validation_batches(), loss_function if hook else None)
+            print(metric_line(entry), flush=True)
+        entry["seconds"] = round(time.monotonic() - started, 3)
         state = snapshot(state, entry, recipe, optimizer, step)
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-            checkpoints.save(contract.checkpoint_dir(), state, fingerprint)
+            checkpoint.save(state)
             saved_at = time.monotonic()
 
     if stop and state.history:
-        checkpoints.save(contract.checkpoint_dir(), state, fingerprint)
+        checkpoint.save(state)
         print(f"Stopped by SIGTERM; checkpoint written after epoch {len(state.history)}.", flush=True)
     if hook:
         hook.close()
     return state
 
 
-def validate(recipe: recipes.Recipe, hooked_loss: nn.Module | None) -> tuple[float, float]:
+def validate(model: nn.Module, batches: Iterable[recipes.Batch], hooked_loss: nn.Module | None) -> dict[str, float]:
     """Mean cross-entropy and accuracy over the validation split.
 
     `hooked_loss` is called as well, so that the debug hook, which listens to it, sees the validation loss.
     """
-    recipe.model.eval()
+    model.eval()
     seen, loss_sum, right = 0, 0.0, 0
     with torch.inference_mode():
-        for inputs, labels in recipe.validation_batches():
-            scores = recipe.model(inputs)
+        for inputs, labels in batches:
+            scores = model(inputs)
             if hooked_loss:
                 hooked_loss(scores, labels)
             loss_sum += nn.functional.cross_entropy(scores, labels, reduction="sum").item()
             right += int((scores.argmax(dim=1) == labels).sum())
             seen += len(labels)
-    return loss_sum / seen, right / seen
+    return {"validation:loss": loss_sum / seen, "validation:accuracy": right / seen}
 
 
 def learning_rate_factor(step: int, total_steps: int) -> float:
@@ -241,7 +257,12 @@ def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def rank(entry: dict[str, Any]) -> tuple[float, float]:
-    """Sorts epochs from worse to better. A loss that is not a number (a diverged training) sorts last."""
+    """Sorts epochs from worse to better. A loss that is not a number (a diverged training) sorts last.
+
+    Without a validation there is nothing to choose by, and the newest epoch is the best.
+    """
+    if "validation:loss" not in entry:
+        return entry["epoch"], 0.0
     loss = entry["validation:loss"]
     return entry["validation:accuracy"], -loss if math.isfinite(loss) else -math.inf
 
@@ -272,15 +293,6 @@ def metric_line(entry: dict[str, Any]) -> str:
     return f"epoch={entry['epoch']}; " + " ".join(f"{name}={entry[name]:.6g};" for name in names)
 
 
-def model_tensors(
-    parameters: HyperParameters, network: nn.Module | None, state: checkpoints.State
-) -> dict[str, torch.Tensor]:
-    """The artefact's tensors: the best epoch's, and for a whole model those of the backbone around them."""
-    if parameters.artifact == "head" or network is None:
-        return state.best
-    return {**network.state_dict(), **state.best}
-
-
 def manifest(
     parameters: HyperParameters, data: Prepared, pretrained: weights.Weights | None, best: dict[str, Any]
 ) -> dict[str, Any]:
@@ -289,10 +301,10 @@ def manifest(
         "backbone": parameters.backbone,
         "classes": data.classes,
         "image_size": summary["image_size"],
-        "resize_size": images.resize_size(summary["image_size"]),
+        "resize": images.RESIZE,
         "mean": list(images.MEAN),
         "std": list(images.STD),
-        "interpolation": "bilinear",
+        "interpolation": images.INTERPOLATION,
         "dropout": parameters.dropout,
         "artifact": parameters.artifact,
         "metrics": {name: value for name, value in best.items() if ":" in name},

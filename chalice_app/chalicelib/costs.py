@@ -9,27 +9,18 @@ from botocore.exceptions import ClientError
 from chalicelib import config
 from chalicelib.models import is_missing
 
-# On-demand list prices of SageMaker in us-east-1, in USD an hour, as published in 2024
-# (https://aws.amazon.com/sagemaker/pricing/). Training, processing and hosting cost the same
-# for these types.
-PRICES_AS_OF = "2024"
+# On-demand list prices of SageMaker in us-east-1, in USD an hour; any other type is reported as unknown. Checked in
+# November 2026 against answers of the AWS Price List API (service AmazonSageMaker) that others have published:
+# ml.m5.large (Host, Processing 2026-07-30, Train 2026-08-11), ml.m5.xlarge and ml.t3.medium (Processing 2026-07-30),
+# ml.g5.2xlarge (Train 2026-08-20). For ml.g4dn.xlarge no such answer was found: several published tables agree on
+# its price, and it keeps to SageMaker's 40 % above EC2's 0.526, the ratio of the price list of 2026-10-04 elsewhere.
+PRICES_AS_OF = "2026"
 USD_PER_HOUR = {
     "ml.t3.medium": 0.05,
-    "ml.t3.large": 0.10,
-    "ml.t3.xlarge": 0.20,
     "ml.m5.large": 0.115,
     "ml.m5.xlarge": 0.23,
-    "ml.m5.2xlarge": 0.461,
-    "ml.m5.4xlarge": 0.922,
-    "ml.c5.large": 0.102,
-    "ml.c5.xlarge": 0.204,
-    "ml.c5.2xlarge": 0.408,
-    "ml.c5.4xlarge": 0.816,
     "ml.g4dn.xlarge": 0.7364,
-    "ml.g4dn.2xlarge": 1.0528,
-    "ml.g5.xlarge": 1.408,
     "ml.g5.2xlarge": 1.515,
-    "ml.p3.2xlarge": 3.825,
 }
 
 

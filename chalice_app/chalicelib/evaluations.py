@@ -24,7 +24,10 @@ def read_evaluation(dataset: str, run: str, champion_version: int | None) -> dic
     Returns ``{"accuracy", "report_key"}``, and ``"champion_accuracy"`` when there is a champion.
     Raises EvaluationUnreadable.
     """
-    hint = "Look at the log of the processing job <run>-evaluate in CloudWatch (/aws/sagemaker/ProcessingJobs)."
+    hint = (
+        f"Look at the log of the job {run}-evaluate: CloudWatch Logs, group /aws/sagemaker/ProcessingJobs. "
+        "Then upload one file again to start the next run."
+    )
     evaluation = load_evaluation(dataset, run)
     if evaluation is None:
         raise EvaluationUnreadable("Evaluate left no evaluation.json.", hint)
@@ -52,7 +55,10 @@ def verify(dataset: str, run: str) -> dict[str, Any]:
     sample = evaluation and evaluation.get("sample")
     if not sample:
         return {"verified": False}
-    hint = "The previous model, if there was one, serves again. Look at the endpoint's log in CloudWatch."
+    hint = (
+        "The previous model, if there was one, serves again. Look at the log of the endpoint "
+        f"{names.endpoint(dataset)}."
+    )
     image = _read(names.evaluation_prefix(dataset, run) + "sample.jpg")
     if image is None:
         raise VerificationFailed("Evaluate left no sample.jpg to verify the endpoint with.", hint)

@@ -14,6 +14,14 @@ from chalicelib import config
 
 MAX_MESSAGE = 500
 
+# Where a state's job writes, on AWS and on one machine alike: CloudWatch Logs' group, and the job's name.
+JOB_LOGS = {
+    "Prepare": ("/aws/sagemaker/ProcessingJobs", "{run}-prepare"),
+    "Tune": ("/aws/sagemaker/TrainingJobs", "{run}"),
+    "Retrain": ("/aws/sagemaker/TrainingJobs", "{run}-retrain"),
+    "Evaluate": ("/aws/sagemaker/ProcessingJobs", "{run}-evaluate"),
+}
+
 # What the services say, and what it means: (words, code, hint). The first that fits is taken.
 KNOWN_CAUSES = (
     (
@@ -49,13 +57,14 @@ KNOWN_CAUSES = (
 )
 
 
-def explain(error: str, cause: str, state: str) -> dict[str, str]:
+def explain(error: str, cause: str, state: str, run: str) -> dict[str, str]:
     """The error document ``{"code", "message", "hint"}`` of a failed state.
 
     Args:
         error: Step Functions' ``Error``.
         cause: Step Functions' ``Cause``; may be empty (a timeout has none).
         state: the name of the state that failed.
+        run: the run id.
     """
     described = _parse(cause)
     if isinstance(described, dict):
@@ -75,13 +84,20 @@ def explain(error: str, cause: str, state: str) -> dict[str, str]:
         return {
             "code": "Timeout",
             "message": f"{state} took too long and was stopped.",
-            "hint": "Look at the job's log in CloudWatch. A faster instance type or fewer images may help.",
+            "hint": f"A faster instance type or fewer images may help. {_where_to_look(state, run)}",
         }
     return {
         "code": error.rpartition(".")[2] or "InternalError",
         "message": f"{state} failed: {_shorten(text or error)}",
-        "hint": "Open the execution in Step Functions, or GET /runs/{id}, and look at the log of this state.",
+        "hint": _where_to_look(state, run),
     }
+
+
+def _where_to_look(state: str, run: str) -> str:
+    if state in JOB_LOGS:
+        group, job = JOB_LOGS[state]
+        return f"Read the log of {job.format(run=run)}: CloudWatch Logs, group {group}."
+    return f"GET /runs/{run} shows every state; the functions' logs are in CloudWatch Logs, groups /aws/lambda/…"
 
 
 def find_error_document(text: str) -> dict[str, str] | None:

@@ -6,7 +6,9 @@ from chalice.app import Request, Response
 
 from chalicelib.errors import DroptuneError, NotFound, RequestError
 
-PATHS_HINT = "The API's paths are /health, /predict/{dataset}, /runs, /runs/{id} and /models/{dataset}."
+PATHS_HINT = (
+    "The API's paths are /health, /predict/{dataset}, /runs, /runs/{id}, /runs/{id}/report and /models/{dataset}."
+)
 # Chalice's own refusals: its code, ours, and the next step.
 CHALICE_ERRORS = {
     "MethodNotAllowedError": ("MethodNotAllowed", "See the header Allow for the methods of this path."),

@@ -80,7 +80,8 @@ def describe_champion(dataset: str) -> dict[str, Any]:
 
 def list_models(dataset: str) -> dict[str, Any]:
     """``GET /models/{dataset}``. Raises UnknownDataset."""
-    packages = _list_packages(dataset)
+    # SageMaker refuses to look for a name that nothing can have, as it refuses any malformed request.
+    packages = _list_packages(dataset) if names.is_dataset(dataset) else []
     if not packages:
         require_known(dataset)
     live = find_live_model(dataset)

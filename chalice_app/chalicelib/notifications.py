@@ -11,6 +11,8 @@ from chalicelib.mail_format import Block, Command, Heading, Link, Paragraph, Tab
 
 LISTED_FILES = 10
 LISTED_CLASSES = 3
+# The states that a person knows from the documentation; the others are short, and part of the whole.
+TIMED_STATES = frozenset({"Settle", "Prepare", "Tune", "Retrain", "Evaluate", "Release"})
 
 
 def write_mail(run: dict[str, Any]) -> dict[str, str]:
@@ -141,7 +143,7 @@ def _numbers(evaluation: dict[str, Any]) -> list[Block]:
 
 def _mistakes(evaluation: dict[str, Any]) -> list[Block]:
     pairs = [
-        [f"{pair['true']} taken for {pair['predicted']}", f"{pair['count']} times"]
+        [f"{pair['true']} taken for {pair['predicted']}", "once" if pair["count"] == 1 else f"{pair['count']} times"]
         for pair in evaluation["confused_pairs"][:LISTED_CLASSES]
     ]
     weak = sorted((row for row in evaluation["per_class"] if row["recall"] < 1), key=lambda row: row["recall"])
@@ -175,7 +177,7 @@ def _effort(run: dict[str, Any]) -> list[Block]:
     rows = [
         [state["name"], _duration(seconds)]
         for state in states
-        if (seconds := (state["ended_at"] - state["started_at"]).total_seconds()) >= 1
+        if state["name"] in TIMED_STATES and (seconds := (state["ended_at"] - state["started_at"]).total_seconds()) >= 1
     ]
     whole = (states[-1]["ended_at"] - states[0]["started_at"]).total_seconds()
     blocks: list[Block] = [Heading("Time and cost"), Table([*rows, ["All in all", _duration(whole)]])]

@@ -43,7 +43,7 @@ def predict(dataset: str, body: bytes, content_type: str, top_k: str | None) -> 
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in IMAGE_TYPES:
         raise UnsupportedMediaType(
-            f"The content type '{media_type}' is not supported.",
+            f"The content type '{media_type}' is not supported." if media_type else "The content type is missing.",
             f"Send the image itself as the body, with Content-Type {', '.join(IMAGE_TYPES[:3])}.",
         )
     if not body:
@@ -92,12 +92,12 @@ def _invoke(dataset: str, body: bytes, media_type: str, count: int) -> dict[str,
     except ClientError as error:
         # The next request asks anew what is live.
         _live_models.pop(dataset, None)
-        raise _refusal(error) from error
+        raise _refusal(dataset, error) from error
     document: dict[str, Any] = json.load(answer["Body"])
     return document
 
 
-def _refusal(error: ClientError) -> Exception:
+def _refusal(dataset: str, error: ClientError) -> Exception:
     """What an InvokeEndpoint error means for the caller."""
     if error.response["Error"]["Code"] == "ModelError":
         status = int(error.response.get("OriginalStatusCode", 500))
@@ -107,7 +107,7 @@ def _refusal(error: ClientError) -> Exception:
                 return refusal(problem["message"], problem["hint"])
     return ModelUnavailable(
         f"The model did not answer: {error.response['Error']['Message']}",
-        "Try again in a minute. If it stays, look at the endpoint's log in CloudWatch.",
+        f"Try again in a minute. If it stays, look at the log of the endpoint {names.endpoint(dataset)}.",
     )
 
 

@@ -5,7 +5,7 @@ the name of the Step Functions execution, so that anyone can see whether the hol
 """
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -33,14 +33,17 @@ def ensure_run(dataset: str) -> str | None:
     holder = item.get("run")
     if holder is None:
         return start_next(dataset, previous=None)
-    status = execution_status(holder)
-    if status == "RUNNING":
+    execution = find_execution(holder)
+    if execution is not None and execution["status"] == "RUNNING":
         return None
-    if status is None and times.now() - times.from_text(item["run_requested_at"]) < START_WINDOW:
+    if execution is None and times.now() - times.from_text(item["run_requested_at"]) < START_WINDOW:
         start_execution(dataset, holder, item["run_requested_at"])
         return str(holder)
-    logger.warning("taking over the lock of a run that has ended", run=holder, status=status)
-    close_record(holder, status or "ABORTED")
+    logger.warning("taking over the lock of a run that has ended", run=holder)
+    if execution is None:
+        close_record(holder, "ABORTED", times.now())
+    else:
+        close_record(holder, execution["status"], execution["stopDate"])
     return start_next(dataset, previous=holder)
 
 
@@ -121,7 +124,8 @@ def release(dataset: str, run: str) -> str | None:
         try:
             config.datasets_table().update_item(
                 Key={"dataset": dataset},
-                UpdateExpression="REMOVE #run, run_requested_at",
+                # A change that was counted after the seal, but is part of it, begins no new burst.
+                UpdateExpression="REMOVE #run, run_requested_at, first_upload_at, ready_at",
                 ConditionExpression="#run = :run AND "
                 + ("attribute_not_exists(uploads)" if seen is None else "uploads = :seen"),
                 ExpressionAttributeNames={"#run": "run"},
@@ -155,29 +159,29 @@ def execution_arn(run: str) -> str:
     return config.state_machine_arn().replace(":stateMachine:", ":execution:", 1) + f":{run}"
 
 
-def execution_status(run: str) -> str | None:
-    """Step Functions' status of the run's execution, or None when it does not exist."""
+def find_execution(run: str) -> dict[str, Any] | None:
+    """Step Functions' description of the run's execution, or None when it does not exist."""
     try:
-        answer = config.client("stepfunctions").describe_execution(executionArn=execution_arn(run))
+        answer: dict[str, Any] = config.client("stepfunctions").describe_execution(executionArn=execution_arn(run))
     except ClientError as error:
         if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
             return None
         raise
-    return str(answer["status"])
+    return answer
 
 
-def close_record(run: str, status: str) -> None:
+def close_record(run: str, status: str, ended_at: datetime) -> None:
     """Note in a run's record that its execution ended without the workflow's own ending."""
     try:
         config.runs_table().update_item(
             Key={"id": run},
-            UpdateExpression="SET #status = :status, ended_at = :now",
+            UpdateExpression="SET #status = :status, ended_at = :ended_at",
             ConditionExpression="#status = :running",
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues={
                 ":status": status,
                 ":running": "RUNNING",
-                ":now": times.to_text(times.now()),
+                ":ended_at": times.to_text(ended_at),
             },
         )
     except ClientError as error:

@@ -1,11 +1,12 @@
 """From an S3 event to a started run.
 
 S3 announces a change at least once and in any order. EventBridge passes it on in its own shape
-(``detail.object.key``), a queue buffers it, and one function handles it in batches: first every
-change is counted, exactly once; then each dataset that was touched gets its run.
+(``detail.object.key``), a queue buffers it, and one function handles it in batches: first the
+changes of each dataset are counted, every one once; then the dataset gets its run.
 """
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,12 +20,11 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 
-from chalicelib import config, names, notifications, run_lock, times
+from chalicelib import config, counting, names, notifications, run_lock
 
 logger = Logger(child=True)
 
-# SQS keeps a message for at most 14 days; a delivery later than that cannot happen.
-IDEMPOTENCY = IdempotencyConfig(expires_after_seconds=14 * 24 * 3600)
+IDEMPOTENCY = IdempotencyConfig(expires_after_seconds=counting.EXPIRES_AFTER_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,13 @@ class Change:
 
     bucket: str
     key: str
-    identity: str
+    event: str
     """Tells a second delivery of this change from the next change of the same key."""
+
+    @property
+    def identity(self) -> str:
+        """Tells this change from every other."""
+        return f"{self.bucket}/{self.key}#{self.event}"
 
 
 @cache
@@ -45,11 +50,12 @@ def _persistence() -> DynamoDBPersistenceLayer:
 def on_upload(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Handle a batch of SQS messages; answers which of them have to be delivered again.
 
-    A failure to start a run fails the whole batch. The messages come back, find themselves
-    counted already, and ask for the run again.
+    A failure to count or to start a run fails the whole batch. The messages come back, find
+    themselves counted already where they are, and ask for the run again.
     """
     IDEMPOTENCY.register_lambda_context(context)
-    touched: set[str] = set()
+    changes: defaultdict[str, list[str]] = defaultdict(list)
+    ready: set[str] = set()
 
     def handle(record: SQSRecord) -> None:
         change = parse_change(json.loads(record.body))
@@ -61,13 +67,15 @@ def on_upload(event: dict[str, Any], context: Any) -> dict[str, Any]:
         elif not names.is_dataset(dataset):
             _refuse(refused=f"name:{dataset}", key=change.key)
         elif names.is_data(path) or path == names.READY_MARKER:
-            _count(change=f"{change.bucket}/{change.key}#{change.identity}", dataset=dataset, path=path)
-            touched.add(dataset)
+            changes[dataset].append(change.identity)
+            if path == names.READY_MARKER or names.is_archive(path):
+                ready.add(dataset)
 
     answer = process_partial_response(
         event=event, record_handler=handle, processor=BatchProcessor(EventType.SQS), context=context
     )
-    for dataset in sorted(touched):
+    for dataset in sorted(changes):
+        counting.count(dataset, changes[dataset], ready=dataset in ready)
         run_lock.ensure_run(dataset)
     return dict(answer)
 
@@ -81,39 +89,17 @@ def parse_change(event: dict[str, Any]) -> Change:
     detail = event["detail"]
     thing = detail["object"]
     # A deletion has no etag, and some sources send no sequencer.
-    identity = thing.get("sequencer") or thing.get("etag") or event["id"]
+    told_by = thing.get("sequencer") or thing.get("etag") or event["id"]
     return Change(
         bucket=detail["bucket"]["name"],
         key=thing["key"],
-        identity=f"{event['detail-type']}:{identity}",
+        event=f"{event['detail-type']}:{told_by}",
     )
-
-
-def _count(*, change: str, dataset: str, path: str) -> None:
-    # The decorator is applied here, and not above, because the table's name is known only in a
-    # running function.
-    idempotent_function(
-        _record_upload,
-        data_keyword_argument="change",
-        persistence_store=_persistence(),
-        config=IDEMPOTENCY,
-    )(change=change, dataset=dataset, path=path)
-
-
-def _record_upload(*, change: str, dataset: str, path: str) -> None:
-    now = times.to_text(times.now())
-    ready = path == names.READY_MARKER or names.is_archive(path)
-    config.datasets_table().update_item(
-        Key={"dataset": dataset},
-        UpdateExpression="SET last_upload_at = :now, first_upload_at = if_not_exists(first_upload_at, :now)"
-        + (", ready_at = :now" if ready else "")
-        + " ADD uploads :one",
-        ExpressionAttributeValues={":now": now, ":one": 1},
-    )
-    logger.info("counted an upload", dataset=dataset, change=change)
 
 
 def _refuse(*, refused: str, key: str) -> None:
+    # The decorator is applied here, and not above, because the table's name is known only in a
+    # running function.
     idempotent_function(
         _mail_refusal,
         data_keyword_argument="refused",

@@ -22,12 +22,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from droptune.cli_output import Output
 from droptune.errors import OperationFailed, UsageError
+from droptune.names import DATASET_RULE, is_dataset
 
 if TYPE_CHECKING:
     from droptune.client import Cloud
 
 # The forms of docs/reference/contracts.md.
-DATASET = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 SPLITS = frozenset({"train", "valid", "test"})
 NO_DATA = frozenset({"Thumbs.db", "desktop.ini", "COPYRIGHT", "LICENSE"})
@@ -170,12 +170,12 @@ def dataset_name(given: str | None, default: str) -> str:
         UsageError: neither is valid.
     """
     name = default if given is None else given
-    if DATASET.fullmatch(name):
+    if is_dataset(name):
         return name
     suggestion = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-") or "my-photos"
     raise UsageError(
         f"'{name}' cannot name a dataset.",
-        why="A name has 1 to 32 small letters, digits and hyphens, and no hyphen at either end.",
+        why=DATASET_RULE,
         hint=f"Name it with `--dataset {suggestion}`.",
         code="BadDatasetName",
     )

@@ -14,6 +14,7 @@ from rich.markup import escape
 from droptune.cli_output import Output, percent, table
 from droptune.client import Cloud
 from droptune.errors import ApiError, NotFound, OperationFailed, UsageError
+from droptune.names import require_dataset
 
 BAR_WIDTH = 12
 # These concern the dataset or the system, so that every further image would meet them too.
@@ -24,16 +25,22 @@ def predict(home: Path, output: Output, *, images: list[Path], dataset: str | No
     """Classifies the images and prints the best labels of each.
 
     Raises:
-        UsageError: several datasets have a live model and none was named.
+        UsageError: several datasets have a live model and none was named, or the name cannot be one.
         NotFound: no dataset has a live model.
         ApiError: the named dataset has none.
         typer.Exit: with 1 if an image could not be classified; the others were.
     """
+    require_dataset(dataset)
     with Cloud.connect(home) as cloud:
         dataset = dataset or only_live_dataset(cloud)
         results = [predicted(cloud, dataset, image, top) for image in images]
-    output.result(results, lambda console: print_predictions(console, results))
-    if any("error" in result for result in results):
+    answered = [result for result in results if "error" not in result]
+    output.result(results, lambda console: print_predictions(console, answered))
+    refused = [result for result in results if "error" in result]
+    if not output.as_json:
+        for result in refused:
+            print_refusal(output.stderr, result)
+    if refused:
         raise typer.Exit(OperationFailed.exit_code)
 
 
@@ -84,14 +91,12 @@ def only_live_dataset(cloud: Cloud) -> str:
 
 
 def print_predictions(console: Console, results: list[dict[str, Any]]) -> None:
-    """Prints the labels of each image with their scores as bars."""
+    """Prints the labels of each image with their scores as bars; nothing if there is no image."""
+    if not results:
+        return
     rows = table("file", "label", "score", "", "model", right=("score",))
     for result in results:
         name = escape(Path(result["file"]).name)
-        if "error" in result:
-            error = result["error"]
-            rows.add_row(name, f"[red]{escape(error['code'])}[/red]", "", escape(error["message"]), "-")
-            continue
         for rank, prediction in enumerate(result["predictions"]):
             bar = "█" * round(prediction["score"] * BAR_WIDTH)
             style = "bold green" if rank == 0 else "dim"
@@ -105,6 +110,15 @@ def print_predictions(console: Console, results: list[dict[str, Any]]) -> None:
     console.print(rows)
 
 
+def print_refusal(console: Console, result: dict[str, Any]) -> None:
+    """Prints why an image has no labels, and what to do."""
+    error = result["error"]
+    console.print(
+        f"[bold red]{escape(result['file'])}:[/bold red] {escape(error['message'])} {escape(error['hint'])}",
+        soft_wrap=True,
+    )
+
+
 def _read(path: Path) -> tuple[bytes, str]:
     """Returns an image's bytes and media type, told by its content, not by its name.
 
@@ -115,7 +129,7 @@ def _read(path: Path) -> tuple[bytes, str]:
         body = path.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"{path} could not be read.", why=error.strerror, hint="Check the path.", code="NoSuchPath"
+            f"{path} could not be read.", why=f"{error.strerror}.", hint="Check the path.", code="NoSuchPath"
         ) from error
     try:
         with Image.open(path) as image:

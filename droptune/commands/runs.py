@@ -11,7 +11,8 @@ from rich.markup import escape
 
 from droptune.cli_output import Output, local_time, parsed_time, percent, status_text, table
 from droptune.client import Cloud, Run
-from droptune.errors import NotFound, OperationFailed
+from droptune.errors import ApiError, NotFound, OperationFailed
+from droptune.names import require_dataset
 
 LATEST = "latest"
 RUN_FIELDS = (
@@ -27,23 +28,30 @@ RUN_FIELDS = (
 
 
 def runs(home: Path, output: Output, *, dataset: str | None, limit: int) -> None:
-    """Lists the runs, newest first."""
+    """Lists the runs, newest first.
+
+    Raises:
+        UsageError: the dataset's name cannot be one.
+    """
+    require_dataset(dataset)
     with Cloud.connect(home) as cloud:
         found = cloud.runs(dataset, limit)
     documents = [{field: run.get(field) for field in RUN_FIELDS} for run in found]
-    output.result(documents, lambda console: _list(console, found))
+    output.result(documents, lambda console: _list(console, found, dataset))
 
 
 def watch(home: Path, output: Output, *, run: str | None, dataset: str | None, next_run: bool) -> None:
     """Shows a run until it ends.
 
     Raises:
+        UsageError: the dataset's name cannot be one.
         ApiError: there is no such run.
         typer.Exit: with 1 if it failed.
     """
     from droptune import watching
     from droptune.cli_watch import show
 
+    require_dataset(dataset)
     with Cloud.connect(home) as cloud:
         if run is None or run == LATEST:
             newest = None if next_run else cloud.newest_run(dataset)
@@ -70,7 +78,12 @@ def report(home: Path, output: Output, *, run: str | None, to: Path | None, open
         if newest is None:
             raise NotFound("There is no run yet.", hint="Start one with `droptune drop FOLDER`.", code="UnknownRun")
         run = newest["id"]
-    page = cloud.report(run)
+    try:
+        page = cloud.report(run)
+    except ApiError as error:
+        if error.code == "NotFound":
+            error.hint = f"A run writes it when it has evaluated its model. See `droptune watch {run}`."
+        raise
     path = (to or home / "reports" / f"{run}.html").absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,9 +104,11 @@ def report(home: Path, output: Output, *, run: str | None, to: Path | None, open
         raise OperationFailed("No browser could be opened.", hint=f"Open {path} yourself.", code="NoBrowser")
 
 
-def _list(console: Console, found: list[Run]) -> None:
+def _list(console: Console, found: list[Run], dataset: str | None) -> None:
     if not found:
-        console.print("No run yet. Start one with [bold]droptune drop[/bold] FOLDER.")
+        of = f" of dataset {escape(dataset)}" if dataset else ""
+        name = f" --dataset {escape(dataset)}" if dataset else ""
+        console.print(f"No run{of} yet. Start one with [bold]droptune drop[/bold] FOLDER{name}.", soft_wrap=True)
         return
     rows = table("run", "status", "data", "model", "accuracy", "started", right=("data", "model", "accuracy"))
     for run in found:

@@ -20,11 +20,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-from droptune.local_cloud.integrations import attach
+from droptune.local_cloud.integrations import attach, write_errors
+from droptune.local_cloud.outbox import Outbox
 from droptune.local_cloud.persistence import RequestLog, Snapshots
 
 logger = logging.getLogger("droptune.gateway")
@@ -122,10 +124,11 @@ class Gateway:
         elif _operation(scope) in DYNAMODB_WRITES:
             await self._logged(scope, receive, send)
             self._mark("dynamodb")
-        else:
+        elif scope["method"] in READ_METHODS:
             await self._application(scope, receive, send)
-            if scope["method"] not in READ_METHODS:
-                self._mark(_service_of(scope))
+        else:
+            await self._application(scope, receive, _refuse_unwritten(send))
+            self._mark(_service_of(scope))
 
     async def _logged(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = bytearray()
@@ -145,6 +148,25 @@ class Gateway:
     def _mark(self, service: str) -> None:
         if self._snapshots is not None:
             self._snapshots.mark("stepfunctions" if service in QUIET_SERVICES else service)
+
+
+def _refuse_unwritten(send: Send) -> Send:
+    """Answer with an error in S3's form when an object of this request did not reach the disk."""
+    errors: list[OSError] = []
+    write_errors.set(errors)
+
+    async def send_or_refuse(message: Message) -> None:
+        if not errors:
+            await send(message)
+        elif message["type"] == "http.response.start":
+            # botocore repeats a 503, and a full disk stays full.
+            text = escape(f"The object could not be written: {errors[0]}. Free some space, then upload it again.")
+            body = f"<Error><Code>InsufficientStorage</Code><Message>{text}</Message></Error>".encode()
+            headers = [(b"content-type", b"application/xml"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 507, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    return send_or_refuse
 
 
 # What a replayed request has in common with every request of a client.
@@ -227,13 +249,17 @@ def main() -> None:
     parser.add_argument("--api-port", type=int, required=True, help="port of the deployed API")
     parser.add_argument("--sagemaker-url", required=True, help="where the local SageMaker listens")
     parser.add_argument("--deployment-file", type=Path, required=True, help="says which API is deployed")
+    parser.add_argument("--smtp-port", type=int, required=True, help="where the mailbox listens")
+    parser.add_argument("--outbox", type=Path, required=True, help="keeps mails until the mailbox has them")
     parser.add_argument("--log-directory", type=Path, required=True, help="keeps writes between snapshots")
     arguments = parser.parse_args()
 
     from ministack.app import app
 
     logging.getLogger("hypercorn.access").disabled = True
-    attach(arguments.sagemaker_url, f"http://127.0.0.1:{arguments.port}")
+    outbox = Outbox(arguments.outbox, arguments.smtp_port)
+    outbox.start()
+    attach(arguments.sagemaker_url, f"http://127.0.0.1:{arguments.port}", outbox)
     gateway = Gateway(app, arguments.api_port, arguments.deployment_file, arguments.log_directory)
     asyncio.run(_serve(gateway, arguments.port, arguments.api_port))
     # Executions and Lambda workers run in threads that nothing joins; everything is saved by now.

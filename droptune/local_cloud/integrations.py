@@ -1,12 +1,13 @@
 """Where SageMaker is attached to ministack: the service itself and its Step Functions integrations.
 
-ministack offers no plug-in interface, so this module reaches into six of its private module globals. They are
+ministack offers no plug-in interface, so this module reaches into nine of its private module globals. They are
 the ones of ministack 1.5.33, which the lock pins; `tests/local_cloud/test_integrations.py` is the contract test
 that says so when they move.
 """
 
 import contextvars
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -16,9 +17,18 @@ import boto3
 import httpx
 from botocore import xform_name
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ParamValidationError,
+)
 
+from droptune.local_cloud.outbox import Outbox
 from droptune.local_cloud.session import CREDENTIALS
+
+logger = logging.getLogger("droptune.integrations")
 
 Json = dict[str, Any]
 HandlerResponse = tuple[int, dict[str, str], bytes]
@@ -30,6 +40,10 @@ FORWARDED_RESPONSE_HEADERS = ("content-type", "x-amzn-")
 # An invocation may take 60 s on SageMaker; the gateway must outwait it.
 FORWARD_TIMEOUT_SECONDS = 70.0
 SYNC_POLL_SECONDS = 0.25
+# On AWS, SageMaker is always there; here its process may be killed, and a state waits until `droptune up` brings it
+# back.
+ABSENCE_SECONDS = 900.0
+ABSENCE_POLL_SECONDS = 1.0
 
 
 class SyncJob:
@@ -52,14 +66,23 @@ SYNC_JOBS = {
 # not list (SageMaker's ValidationException) is reported under the service's base exception.
 AWS_SDK_ERRORS = {"sagemaker": ("SageMaker", "SageMakerException"), "sesv2": ("SesV2", "SesV2Exception")}
 
+write_errors: contextvars.ContextVar[list[OSError] | None] = contextvars.ContextVar("write_errors", default=None)
+"""What kept the objects of the current request from reaching the disk: ministack only logs it, and answers 200."""
+
 _execution_arn: contextvars.ContextVar[str | None] = contextvars.ContextVar("droptune_execution_arn", default=None)
 
 
-def attach(sagemaker_url: str, gateway_url: str) -> None:
-    """Attach SageMaker at `sagemaker_url` to the ministack of this process, which will listen at `gateway_url`."""
+def attach(sagemaker_url: str, gateway_url: str, outbox: Outbox) -> None:
+    """Attach SageMaker and the outbox to the ministack of this process.
+
+    Args:
+        sagemaker_url: where the local SageMaker listens.
+        gateway_url: where this process will listen.
+        outbox: takes what SES sends.
+    """
     from ministack import app as ministack_app
     from ministack.core import router
-    from ministack.services import apigateway_v1, lambda_svc, stepfunctions
+    from ministack.services import apigateway_v1, lambda_svc, s3, ses, ses_v2, stepfunctions
 
     ministack_app.SERVICE_HANDLERS["sagemaker"] = forwarder(sagemaker_url)
     router.SERVICE_PATTERNS["sagemaker"] = {
@@ -79,6 +102,8 @@ def attach(sagemaker_url: str, gateway_url: str) -> None:
     stepfunctions._run_execution = _remember_execution(stepfunctions._run_execution)
     lambda_svc._execute_function_warm = _restore_error_type(lambda_svc._execute_function_warm)
     apigateway_v1._import_rest_api = _import_binary_types(apigateway_v1._import_rest_api)
+    ses._smtp_relay = ses_v2._smtp_relay = outbox.add
+    s3._atomic_write = _report_write_errors(s3._atomic_write)
 
 
 def forwarder(base_url: str) -> Callable[..., Any]:
@@ -144,7 +169,8 @@ class StepFunctionsIntegrations:
         prefix, unmodelled = error_names
         method = getattr(client, xform_name(action[0].upper() + action[1:]))
         try:
-            answer = method(**arguments)
+            # Refused connections only: what was sent must not be sent twice.
+            answer = self._outwait(lambda: method(**arguments), EndpointConnectionError)
         except ParamValidationError as error:
             raise self._error("States.Runtime", str(error)) from error
         except ClientError as error:
@@ -164,7 +190,7 @@ class StepFunctionsIntegrations:
         name = {job.name_field: arguments[job.name_field]}
         while True:
             try:
-                description = getattr(client, job.describe)(**name)
+                description = self._outwait(lambda: getattr(client, job.describe)(**name), HTTPClientError)
             except (ClientError, BotoCoreError) as error:
                 raise self._error("SageMaker.AmazonSageMakerException", str(error)) from error
             status = description[job.status_field]
@@ -177,6 +203,17 @@ class StepFunctionsIntegrations:
                 getattr(client, job.stop)(**name)
                 raise self._error("States.TaskFailed", f"The execution was stopped; {arguments} was stopped too.")
             time.sleep(SYNC_POLL_SECONDS)
+
+    def _outwait(self, call: Callable[[], Json], absence: type[BotoCoreError]) -> Json:
+        deadline = time.monotonic() + ABSENCE_SECONDS
+        while True:
+            try:
+                return call()
+            except absence as error:
+                if time.monotonic() > deadline or not self._execution_is_running():
+                    raise
+                logger.warning("a state of an execution waits until the service answers again: %s", error)
+                time.sleep(ABSENCE_POLL_SECONDS)
 
     def _execution_is_running(self) -> bool:
         arn = _execution_arn.get()
@@ -232,6 +269,19 @@ def _restore_error_type(execute: Callable[..., Json]) -> Callable[..., Json]:
         return result
 
     return execute_function
+
+
+def _report_write_errors(atomic_write: Callable[..., None]) -> Callable[..., None]:
+    def write(path: str, data: Any, *, text: bool = False) -> None:
+        try:
+            atomic_write(path, data, text=text)
+        except OSError as error:
+            errors = write_errors.get()
+            if errors is not None:
+                errors.append(error)
+            raise
+
+    return write
 
 
 def _import_binary_types(import_rest_api: Callable[..., str]) -> Callable[..., str]:

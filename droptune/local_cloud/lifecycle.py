@@ -10,9 +10,11 @@ A local cloud lives in one home directory and consists of three detached process
 or whose uploads were never answered by a run, on their way again.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +33,10 @@ from droptune.local_cloud.session import AWS_ISOLATION, CREDENTIALS, REGION, Loc
 from droptune.local_cloud.settings import Settings, answers, free_pair
 from droptune.packaging import package
 
+UNWRITABLE = frozenset(
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
+)
 START_SECONDS = 60.0
 PORT_SECONDS = 5.0
 SERVICES = ("mailbox", "sagemaker", "gateway")
@@ -99,9 +105,8 @@ class LocalCloud:
 
         Raises:
             UsageError: a wanted port is taken.
-            OperationFailed: a service did not start, or the stack could not be deployed.
+            OperationFailed: a service did not start, the stack could not be deployed, or the home cannot be written.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
         with self._exclusive():
             settings = self._settle(backbone, quiet_seconds, port)
             self._write_images()
@@ -115,8 +120,8 @@ class LocalCloud:
         if not self.home.exists():
             return
         with self._exclusive():
-            # SageMaker first: its jobs and endpoints still reach the gateway while they stop.
-            for name in ("sagemaker", "gateway", "mailbox"):
+            # The gateway first: a workflow must not see its jobs end, and call its run failed, because of this.
+            for name in ("gateway", "sagemaker", "mailbox"):
                 if self.processes.stop(name):
                     on_progress(f"stopped {name}")
             leftovers = self.processes.leftovers()
@@ -138,7 +143,7 @@ class LocalCloud:
                     name=name,
                     pid=process.pid if alive and process else None,
                     port=settings.port(name),
-                    healthy=alive and self._healthy(name, settings),
+                    healthy=process is not None and self._healthy(process, name),
                 )
             )
         deployment = self._read_deployment()
@@ -173,10 +178,21 @@ class LocalCloud:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        # Two `up`s at once would start two gateways on one port.
-        with (self.home / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            # Two `up`s at once would start two gateways on one port.
+            with (self.home / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise OperationFailed(
+                f"The local cloud's state cannot be written to {self.home}.",
+                why=str(error),
+                hint="Free some space or mend the folder's rights, or choose another folder with --state-dir.",
+                code="StateNotWritable",
+            ) from error
 
     def _read_deployment(self) -> dict[str, Any] | None:
         try:
@@ -194,7 +210,8 @@ class LocalCloud:
                 hint=f"Run `droptune down` first, then `droptune up --port {port}`.",
                 code="AlreadyRunning",
             )
-        return settings_file.settle(self._settings_file, backbone, quiet_seconds, port)
+        listening = [process.port for process in map(self.processes.get, SERVICES) if process and process.listens()]
+        return settings_file.settle(self._settings_file, backbone, quiet_seconds, port, listening)
 
     def _write_images(self) -> None:
         program = str(REPOSITORY / "training_code")
@@ -203,7 +220,7 @@ class LocalCloud:
 
     def _start(self, name: str, settings: Settings, on_progress: Progress) -> None:
         process = self.processes.get(name)
-        if process is not None and process.port == settings.port(name) and self._came_up(process, name, settings):
+        if process is not None and process.port == settings.port(name) and self._came_up(process, name):
             return
         self.processes.stop(name)
         for port in {settings.port(name), *([settings.api_port] if name == "gateway" else [])}:
@@ -215,9 +232,12 @@ class LocalCloud:
                     code="PortTaken",
                 )
         on_progress(f"starting {name}")
+        if name == "gateway":
+            shutil.rmtree(self.home / "tmp", ignore_errors=True)
+            (self.home / "tmp").mkdir(exist_ok=True)
         arguments, environment = self._command(name, settings)
         process = self.processes.start(name, arguments, environment, settings.port(name))
-        if not self._came_up(process, name, settings):
+        if not self._came_up(process, name):
             raise OperationFailed(
                 f"The local cloud's {name} did not start.",
                 why=f"The end of {self.home / 'logs' / name}.log:\n{self.processes.log_tail(name)}",
@@ -225,9 +245,9 @@ class LocalCloud:
                 code="ServiceNotStarted",
             )
 
-    def _came_up(self, process: Process, name: str, settings: Settings) -> bool:
-        wait_until(lambda: not process.is_alive() or self._healthy(name, settings), START_SECONDS)
-        return process.is_alive() and self._healthy(name, settings)
+    def _came_up(self, process: Process, name: str) -> bool:
+        wait_until(lambda: not process.is_alive() or self._healthy(process, name), START_SECONDS)
+        return self._healthy(process, name)
 
     def _command(self, name: str, settings: Settings) -> tuple[list[str], dict[str, str]]:
         gateway_url = settings.gateway_url
@@ -251,6 +271,8 @@ class LocalCloud:
                     "--sagemaker-url": settings.sagemaker_url,
                     "--deployment-file": self._deployment_file,
                     "--log-directory": self.home / "log",
+                    "--smtp-port": settings.smtp_port,
+                    "--outbox": self.home / "outbox",
                 }
         arguments = ["-m", module, *(str(part) for pair in options.items() for part in pair)]
         return arguments, self._ministack_environment(settings) if name == "gateway" else dict(AWS_ISOLATION)
@@ -271,16 +293,20 @@ class LocalCloud:
             "STATE_DIR": str(self.home / "cloud"),
             "S3_PERSIST": "1",
             "S3_DATA_DIR": str(self.home / "s3"),
-            "SMTP_HOST": f"127.0.0.1:{settings.smtp_port}",
+            # ministack unpacks Lambda code there, and leaves it there when it is killed.
+            "TMPDIR": str(self.home / "tmp"),
         }
 
-    def _healthy(self, name: str, settings: Settings) -> bool:
-        port = settings.port(name)
+    def _healthy(self, process: Process, name: str) -> bool:
+        # Another system may answer on the port, while this process has yet to find that out.
+        if not process.listens():
+            return False
         if name == "mailbox":
-            return answers(port)
+            return answers(process.port)
         path = "/_ministack/health" if name == "gateway" else "/health"
         try:
-            return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=5, trust_env=False).status_code == 200
+            url = f"http://127.0.0.1:{process.port}{path}"
+            return httpx.get(url, timeout=5, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -76,16 +76,21 @@ class RequestLog:
 
 
 class Snapshots:
-    """Writes changed service state through ministack's own `save_state`, one writer at a time."""
+    """Writes changed service state in ministack's own format, one writer at a time.
+
+    Not through its `save_state`, which keeps a full disk to itself: the log may go only when the state is on disk.
+    """
 
     def __init__(self, log: RequestLog) -> None:
         from ministack import app as ministack_app
         from ministack.core import persistence
 
         self._states: Callable[[], dict[str, Callable[[], Any]]] = ministack_app._build_persistence_save_dict
-        self._save: Callable[[str, Any], None] = persistence.save_state
         self._encode: Callable[[Any], Any] = persistence._json_default
+        self._format: Callable[[str], int] = persistence._state_format_version
+        self._directory = Path(persistence.STATE_DIR)
         self._log = log
+        self._failing = False
         self._written: dict[str, int] = {}
         self._lock = asyncio.Lock()
         self._marked = asyncio.Event()
@@ -98,7 +103,11 @@ class Snapshots:
         self._marked.set()
 
     async def flush(self) -> None:
-        """Write every service that changed since it was last written."""
+        """Write every service that changed since it was last written.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         await self._snapshot(None)
 
     async def run(self) -> None:
@@ -106,10 +115,18 @@ class Snapshots:
         while True:
             await self._marked.wait()
             self._marked.clear()
-            services = None if self._everything else BUSY_SERVICES
-            self._everything = False
+            everything, self._everything = self._everything, False
             started = time.monotonic()
-            await self._snapshot(services)
+            try:
+                await self._snapshot(None if everything else BUSY_SERVICES)
+                self._failing = False
+            except (OSError, TypeError, ValueError) as error:
+                # A full disk, or a value that is no JSON. The log keeps every write meanwhile.
+                if not self._failing:
+                    logger.error("the state cannot be written, and is tried again every second: %s", error)
+                self._failing = True
+                self._everything |= everything
+                self._marked.set()
             await asyncio.sleep(max(SNAPSHOT_SECONDS, (time.monotonic() - started) / SNAPSHOT_SHARE))
 
     async def _snapshot(self, services: Collection[str] | None) -> None:
@@ -124,23 +141,31 @@ class Snapshots:
         for name, get_state in self._states().items():
             if only is not None and name not in only:
                 continue
-            state = _copy(name, get_state)
-            if state is None:
+            text = self._text(name, get_state)
+            if text is None:
                 complete = False
-                continue
-            fingerprint = hash(json.dumps(state, default=self._encode))
-            if self._written.get(name) != fingerprint:
-                self._save(name, state)
-                self._written[name] = fingerprint
+            elif text != "null" and self._written.get(name) != hash(text):
+                self._replace(name, text)
+                self._written[name] = hash(text)
         return complete
 
+    def _text(self, name: str, get_state: Callable[[], Any]) -> str | None:
+        """Return the state as JSON, "null" of a service that has none to keep, None if it changed too fast."""
+        # The dictionaries belong to other threads too (executions, Lambda workers), which may change them meanwhile.
+        for attempt in range(10):
+            try:
+                return json.dumps(get_state(), default=self._encode)
+            except RuntimeError:
+                time.sleep(0.01 * (attempt + 1))
+        logger.warning("the state of %s changed too fast to be copied; the next snapshot tries again", name)
+        return None
 
-def _copy(name: str, get_state: Callable[[], Any]) -> Any:
-    # get_state copies dictionaries that other threads (executions, Lambda workers) may be changing meanwhile.
-    for attempt in range(10):
+    def _replace(self, name: str, text: str) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        file = self._directory / f"{name}.json"
+        partial = file.with_suffix(".json.tmp")
         try:
-            return get_state()
-        except RuntimeError:
-            time.sleep(0.01 * (attempt + 1))
-    logger.warning("the state of %s changed too fast to be copied; the next snapshot tries again", name)
-    return None
+            partial.write_text(f'{{"__ministack_format__": {self._format(name)}, "payload": {text}}}')
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -36,6 +36,15 @@ class Process:
         """Whether this very process still runs."""
         return _find(self) is not None
 
+    def listens(self) -> bool:
+        """Whether this very process, and no other on the same port, waits for connections."""
+        found = _find(self)
+        with contextlib.suppress(psutil.Error):
+            for connection in found.net_connections(kind="tcp") if found else []:
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == self.port:
+                    return True
+        return False
+
 
 class ProcessTable:
     """The services that were started for one home directory, kept in `services.json`."""
@@ -121,11 +130,20 @@ def end(processes: Iterable[psutil.Process], patience: float) -> None:
     for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, remaining = psutil.wait_procs(remaining, timeout=patience)
+    wait_until(lambda: not any(_runs(process) for process in remaining), patience)
+    remaining = [process for process in remaining if _runs(process)]
     for process in remaining:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(remaining, timeout=KILL_SECONDS)
+    wait_until(lambda: not any(_runs(process) for process in remaining), KILL_SECONDS)
+
+
+def _runs(process: psutil.Process) -> bool:
+    # A zombie has ended. Its parent may be gone, and the init process of a container may be slow to reap, or never do.
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def write_json(path: Path, document: object) -> None:

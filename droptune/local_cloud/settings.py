@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,14 +53,20 @@ def read(file: Path) -> Settings | None:
         return None
 
 
-def settle(file: Path, backbone: str | None, quiet_seconds: int | None, port: int | None) -> Settings:
-    """Return the old settings with what is given changed, and remember them; ports are kept so that URLs stay."""
+def settle(
+    file: Path, backbone: str | None, quiet_seconds: int | None, port: int | None, listening: Collection[int] = ()
+) -> Settings:
+    """Return the old settings with what is given changed, and remember them.
+
+    Ports are kept so that URLs stay. Those which no URL shows are chosen anew when another program has taken them
+    meanwhile; `listening` names the ports that this local cloud itself has in use.
+    """
     old = read(file)
     if old is None or (port is not None and port != old.gateway_port):
         gateway_port, api_port = free_pair() if port is None else (port, port + 1)
         ports = (gateway_port, api_port, _free_port(), _free_port())
     else:
-        ports = (old.gateway_port, old.api_port, old.sagemaker_port, old.smtp_port)
+        ports = (old.gateway_port, old.api_port, _kept(old.sagemaker_port, listening), _kept(old.smtp_port, listening))
     if backbone is None:
         backbone = old.backbone if old else DEFAULT_BACKBONE
     if quiet_seconds is None:
@@ -76,12 +83,29 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def is_free(port: int) -> bool:
+    """Whether a server may listen on 127.0.0.1:`port`."""
+    # A client's own end of a connection holds a port too, and is seen by bind alone; on macOS, bind alone lets a
+    # server on all interfaces pass.
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return not answers(port)
+
+
 def free_pair() -> tuple[int, int]:
     """Return the first free pair of neighbouring ports from 4566, the usual port of local AWS services, on."""
     for port in range(FIRST_PORT, FIRST_PORT + 400, 2):
         if not answers(port) and not answers(port + 1):
             return port, port + 1
     return _free_port(), _free_port()
+
+
+def _kept(port: int, listening: Collection[int]) -> int:
+    return port if port in listening or is_free(port) else _free_port()
 
 
 def _free_port() -> int:

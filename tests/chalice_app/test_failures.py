@@ -20,7 +20,7 @@ DOCUMENT = {"code": "TooFewClasses", "message": "Dataset 'x' has one class, 'cat
     ],
 )
 def test_the_error_document_is_found_wherever_it_is_wrapped(described: dict[str, Any]) -> None:
-    assert failures.explain("States.TaskFailed", json.dumps(described), "Prepare") == DOCUMENT
+    assert failures.explain("States.TaskFailed", json.dumps(described), "Prepare", "x-1") == DOCUMENT
 
 
 def test_our_own_exceptions_carry_their_document() -> None:
@@ -28,7 +28,7 @@ def test_our_own_exceptions_carry_their_document() -> None:
     error = EmptyDataset("Dataset 'x' holds no images.", "Upload some.")
     cause = json.dumps({"errorType": "Runtime.HandlerError", "errorMessage": str(error)})
     # THEN its code survives, even where its class name did not
-    assert failures.explain("Runtime.HandlerError", cause, "Settle") == {
+    assert failures.explain("Runtime.HandlerError", cause, "Settle", "x-1") == {
         "code": "EmptyDataset",
         "message": "Dataset 'x' holds no images.",
         "hint": "Upload some.",
@@ -56,7 +56,7 @@ def test_our_own_exceptions_carry_their_document() -> None:
     ],
 )
 def test_what_services_say_is_named(error: str, cause: str, code: str, words: str) -> None:
-    explained = failures.explain(error, cause, "Tune")
+    explained = failures.explain(error, cause, "Tune", "x-1")
     assert explained["code"] == code
     assert words in explained["message"]
     assert explained["hint"]
@@ -66,8 +66,23 @@ def test_a_reason_that_was_cut_off_is_still_told() -> None:
     # GIVEN an error document cut off at SageMaker's 1,024 characters
     cut = json.dumps(DOCUMENT | {"message": "x" * 2000})[:1000]
     # WHEN it is explained
-    explained = failures.explain("States.TaskFailed", json.dumps({"FailureReason": cut}), "Retrain")
+    explained = failures.explain("States.TaskFailed", json.dumps({"FailureReason": cut}), "Retrain", "x-1")
     # THEN the mail gets its beginning, in bounded length
     assert explained["code"] == "TaskFailed"
     assert "TooFewClasses" in explained["message"]
     assert len(explained["message"]) < 600
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("Prepare", "x-1-prepare: CloudWatch Logs, group /aws/sagemaker/ProcessingJobs"),
+        ("Tune", "x-1: CloudWatch Logs, group /aws/sagemaker/TrainingJobs"),
+        ("Retrain", "x-1-retrain: CloudWatch Logs, group /aws/sagemaker/TrainingJobs"),
+        ("Evaluate", "x-1-evaluate: CloudWatch Logs, group /aws/sagemaker/ProcessingJobs"),
+        ("CreateModel", "GET /runs/x-1 shows every state"),
+    ],
+)
+def test_the_next_step_names_where_to_look(state: str, words: str) -> None:
+    assert words in failures.explain("States.TaskFailed", "no result", state, "x-1")["hint"]
+    assert words in failures.explain("States.Timeout", "", state, "x-1")["hint"]

@@ -109,3 +109,17 @@ def test_the_mail_about_an_upload_that_belongs_nowhere(key: str, subject: str, s
 def test_a_price_is_an_estimate_or_unknown() -> None:
     assert costs.Use("Tune", "ml.g4dn.xlarge", 1800).usd == pytest.approx(0.3682)
     assert costs.Use("Tune", "ml.future.xlarge", 1800).usd is None
+
+
+def test_mistakes_are_counted_in_words() -> None:
+    evaluation = {
+        "confused_pairs": [
+            {"true": "tool", "predicted": "vehicle", "count": 2},
+            {"true": "fish", "predicted": "mammal", "count": 1},
+        ],
+        "per_class": [{"label": "fish", "recall": 0.5, "images": 2}, {"label": "bird", "recall": 1.0, "images": 7}],
+    }
+    text = to_text(notifications._mistakes(evaluation))
+    assert re.search(r"tool taken for vehicle +2 times", text)
+    assert re.search(r"fish taken for mammal +once", text)
+    assert "bird" not in text

@@ -37,8 +37,8 @@ def test_a_change_is_told_from_the_next_one_of_the_same_key() -> None:
 
 
 def test_an_event_without_a_sequencer_is_told_by_etag_or_id() -> None:
-    assert uploads.parse_change(event("Object Created", key="k", etag="e")).identity == "Object Created:e"
-    assert uploads.parse_change(event("Object Deleted", key="k")).identity == "Object Deleted:id-1"
+    assert uploads.parse_change(event("Object Created", key="k", etag="e")).identity == "b/k#Object Created:e"
+    assert uploads.parse_change(event("Object Deleted", key="k")).identity == "b/k#Object Deleted:id-1"
 
 
 def test_a_message_of_another_form_is_refused() -> None:

@@ -16,8 +16,9 @@ from chalicelib import names
 from droptune.cli_output import Output
 from droptune.client import Cloud
 from droptune.commands import drop as drop_module
-from droptune.commands.drop import DATASET, class_of, is_archive, is_data, planned, print_counts, upload
+from droptune.commands.drop import class_of, is_archive, is_data, planned, print_counts, upload
 from droptune.errors import OperationFailed, UsageError
+from droptune.names import DATASET
 from droptune.watching import covering_run
 
 Document = Callable[..., dict[str, Any]]

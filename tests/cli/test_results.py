@@ -206,15 +206,22 @@ def test_a_bad_image_does_not_keep_the_others_from_their_answer(
     assert main([*arguments, "--json"]) == 1
     refused, answered, absent = output_of(capsys)
     assert main(arguments) == 1
-    table = capsys.readouterr().out
+    shown = capsys.readouterr()
 
     # THEN each has its own result
-    assert refused["error"] == {key: refusal["error"][key] for key in ("code", "message", "hint")}
+    assert refused["error"] == {
+        "code": "UnsupportedMediaType",
+        "message": "[text] is no image.",
+        "hint": "Save it as JPEG, PNG or WebP.",
+    }
     assert answered["predictions"] == ANSWER["predictions"]
     assert absent["error"]["code"] == "NoSuchPath"
-    assert "[text] is no image." in table
-    assert "93.0%" in table
-    assert max(map(len, table.splitlines())) <= 80
+    assert "good.png" in shown.out
+    # AND what failed stands beside the table, each with its next step
+    assert "bad.txt: [text] is no image. Save it as JPEG, PNG or WebP." in shown.err
+    assert "absent.jpg could not be read. No such file or directory. Check the path." in shown.err
+    assert "93.0%" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -319,3 +326,45 @@ def test_the_demo_counts_the_right_answers(cloud: Cloud, api: Any, tmp_path: Pat
     assert demo.predict_held_out(cloud, console, photos) == 1
     assert isinstance(console.file, io.StringIO)
     assert "✗ cat" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("command", "code"), [("watch", "UnknownRun"), ("report", "NotFound")])
+def test_the_next_step_is_a_command_and_not_a_request(
+    command: str, code: str, api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # GIVEN an API that knows no run, and whose own next step is a request
+    # WHEN a command meets its refusal
+    assert main([command, "nope", "--json"]) == 4
+
+    # THEN the next step is one that can be typed
+    error = output_of(capsys)["error"]
+    assert error["code"] == code
+    assert "`droptune " in error["hint"]
+
+
+@pytest.mark.parametrize("command", [["runs"], ["watch"], ["predict", "x.jpg"]])
+@pytest.mark.parametrize("name", ["../runs", "a b/ü", "-x", "x" * 33, ""])
+def test_a_name_that_no_dataset_can_have_is_refused_at_once(
+    command: list[str], name: str, api: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--dataset", name, "--json"]) == 2
+    assert output_of(capsys)["error"]["code"] == "BadDatasetName"
+    assert api.requests == []
+
+
+def test_no_run_of_a_dataset_is_told_from_no_run_at_all(api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs"]) == 0
+    assert "No run yet." in capsys.readouterr().out
+    assert main(["runs", "--dataset", "cats"]) == 0
+    assert "No run of dataset cats yet. Start one with droptune drop FOLDER --dataset cats." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["ABORTED", "TIMED_OUT"])
+def test_a_run_that_was_stopped_has_a_next_step(
+    status: str, api: Any, run_document: Document, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.runs = [run_document("stopped", status=status, verdict=None)]
+    assert main(["watch", "stopped"]) == 1
+    text = capsys.readouterr().out
+    assert "every upload is kept" in text
+    assert "next step  Upload one file again" in text

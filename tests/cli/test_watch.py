@@ -240,7 +240,7 @@ def test_a_running_run_on_a_terminal(view_of: Callable[..., RunView]) -> None:
 def test_a_successful_run_on_a_terminal(view_of: Callable[..., RunView]) -> None:
     text = rendered(view_of(RELEASED, [summary_of_trial(1)]), seconds=9000)
     assert row(text, "Release") == "✓ Release 0:10"
-    assert "promoted: the new model is better, and live" in text
+    assert "promoted: the new model is live" in text
     assert "87.5% on the test images" in text
     assert "version 1 (dataset version 1)" in text
     assert "promoted · 2:03" in text

@@ -1,8 +1,9 @@
-"""The gateway as a process: ministack, durable through SIGKILL, with a friendly error when SageMaker is away."""
+"""The gateway as a process: ministack, durable through SIGKILL, a full disk and the absence of its neighbours."""
 
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from droptune.local_cloud.lifecycle import LocalCloud
-from droptune.local_cloud.processes import wait_until
+from droptune.local_cloud.mailbox import messages
+from droptune.local_cloud.processes import Process, wait_until
 from droptune.local_cloud.session import LocalSession
+from tests.end_to_end.conftest import free_port_pair
 
 
 @dataclass
@@ -22,13 +25,16 @@ class Gateway:
     cloud: LocalCloud
     settings: Any
 
-    def start(self) -> None:
-        self.cloud._start("gateway", self.settings, print)
+    def start(self, name: str = "gateway") -> None:
+        self.cloud._start(name, self.settings, print)
 
-    def kill(self) -> None:
-        process = self.cloud.processes.get("gateway")
+    def process(self, name: str = "gateway") -> Process:
+        process = self.cloud.processes.get(name)
         assert process is not None
-        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    def kill(self, name: str = "gateway") -> None:
+        os.kill(self.process(name).pid, signal.SIGKILL)
 
     def client(self, service: str) -> Any:
         return LocalSession(f"http://127.0.0.1:{self.settings.gateway_port}").client(service)
@@ -38,8 +44,8 @@ class Gateway:
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     """Mailbox and gateway without a SageMaker behind them."""
     cloud = LocalCloud(tmp_path)
-    started = Gateway(cloud, cloud._settle(None, None, None))
-    cloud._start("mailbox", started.settings, print)
+    started = Gateway(cloud, cloud._settle(None, None, free_port_pair()))
+    started.start("mailbox")
     started.start()
     yield started
     cloud.down()
@@ -88,27 +94,63 @@ def test_the_api_port_says_when_nothing_is_deployed(gateway: Gateway) -> None:
     assert answer.json()["error"]["code"] == "NotDeployed"
 
 
-def test_mail_leaves_ses_by_smtp(gateway: Gateway) -> None:
-    # GIVEN a sender identity
+def send_mail(gateway: Gateway, subject: str) -> None:
     ses = gateway.client("sesv2")
-    ses.create_email_identity(EmailIdentity="droptune@droptune.test")
-    # WHEN a mail is sent with SESv2
     ses.send_email(
         FromEmailAddress="droptune@droptune.test",
         Destination={"ToAddresses": ["owner@droptune.test"]},
-        Content={"Simple": {"Subject": {"Data": "Grüße"}, "Body": {"Text": {"Data": "line"}}}},
+        Content={"Simple": {"Subject": {"Data": subject}, "Body": {"Text": {"Data": "line"}}}},
     )
-    # THEN it lies in the mailbox
-    from droptune.local_cloud.mailbox import messages
-
-    # The relay answers SES's caller first and speaks SMTP afterwards.
-    assert wait_until(lambda: bool(messages(gateway.cloud.home / "mail")), 10)
-    mails = messages(gateway.cloud.home / "mail")
-    assert [(mail.subject, mail.recipients) for mail in mails] == [("Grüße", ("owner@droptune.test",))]
 
 
-def test_step_functions_reports_a_missing_sagemaker_as_an_error_of_the_task(gateway: Gateway) -> None:
-    # GIVEN a state machine with a SageMaker task
+def subjects(gateway: Gateway) -> list[str]:
+    assert all(mail.recipients == ("owner@droptune.test",) for mail in messages(gateway.cloud.home / "mail"))
+    return [mail.subject for mail in messages(gateway.cloud.home / "mail")]
+
+
+def test_a_mail_that_ses_accepted_reaches_the_mailbox_whatever_is_killed(gateway: Gateway) -> None:
+    # GIVEN a sender identity and a mail that leaves SES by SMTP
+    gateway.client("sesv2").create_email_identity(EmailIdentity="droptune@droptune.test")
+    send_mail(gateway, "Grüße")
+    assert wait_until(lambda: subjects(gateway) == ["Grüße"], 20)
+    # WHEN the mailbox is away while the next mail is sent, and the gateway is killed before it is back
+    gateway.kill("mailbox")
+    send_mail(gateway, "late")
+    gateway.kill()
+    gateway.start()
+    gateway.start("mailbox")
+    # THEN the mail comes all the same
+    assert wait_until(lambda: subjects(gateway) == ["late", "Grüße"], 30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the files of another process")
+def test_a_full_disk_is_an_error_and_loses_nothing_afterwards(gateway: Gateway) -> None:
+    import resource
+
+    s3, queues = gateway.client("s3"), gateway.client("sqs")
+    s3.create_bucket(Bucket="photos")
+    # GIVEN a gateway that can write next to nothing
+    old = resource.prlimit(gateway.process().pid, resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+    # WHEN an object is uploaded that does not fit
+    with pytest.raises(ClientError) as caught:
+        s3.put_object(Bucket="photos", Key="big.jpg", Body=b"x" * 1000)
+    # THEN the answer says so, and what to do
+    assert caught.value.response["Error"]["Code"] == "InsufficientStorage"
+    assert "Free some space" in caught.value.response["Error"]["Message"]
+    # AND what could not be written meanwhile is written when there is space again
+    queues.create_queue(QueueName="kept")
+    assert wait_until(lambda: "the state cannot be written" in gateway.cloud.processes.log_tail("gateway", 100), 20)
+    resource.prlimit(gateway.process().pid, resource.RLIMIT_FSIZE, old)
+    assert wait_until(lambda: "kept" in (gateway.cloud.home / "cloud" / "sqs.json").read_text(), 20)
+    s3.put_object(Bucket="photos", Key="big.jpg", Body=b"x" * 1000)
+    gateway.kill()
+    gateway.start()
+    assert s3.head_object(Bucket="photos", Key="big.jpg")["ContentLength"] == 1000
+    assert queues.list_queues()["QueueUrls"]
+
+
+def test_a_state_waits_for_a_sagemaker_that_is_away(gateway: Gateway) -> None:
+    # GIVEN a state machine with a SageMaker task, and no SageMaker
     states = gateway.client("stepfunctions")
     definition = {
         "QueryLanguage": "JSONata",
@@ -125,10 +167,15 @@ def test_step_functions_reports_a_missing_sagemaker_as_an_error_of_the_task(gate
     arn = states.create_state_machine(
         name="list", definition=json.dumps(definition), roleArn="arn:aws:iam::000000000000:role/x"
     )["stateMachineArn"]
-    # WHEN it runs
     execution = states.start_execution(stateMachineArn=arn, input=json.dumps({"model": "m"}))["executionArn"]
+    assert wait_until(lambda: "waits until" in gateway.cloud.processes.log_tail("gateway"), 30)
+    assert states.describe_execution(executionArn=execution)["status"] == "RUNNING"
+    # WHEN SageMaker is started
+    (gateway.cloud.home / "images.json").write_text("{}")
+    gateway.start("sagemaker")
+    # THEN the task gets its answer: there is no such model
     assert wait_until(lambda: states.describe_execution(executionArn=execution)["status"] != "RUNNING", 30)
     described = states.describe_execution(executionArn=execution)
-    # THEN it failed with SageMaker's error
     assert described["status"] == "FAILED"
-    assert described["error"] == "SageMaker.SdkClientException"
+    assert described["error"] == "SageMaker.SageMakerException"
+    assert "Could not find model" in described["cause"]

@@ -15,7 +15,7 @@ CONTRACT = """
 import inspect, json
 from ministack import app
 from ministack.core import persistence, router
-from ministack.services import apigateway_v1, lambda_svc, stepfunctions
+from ministack.services import apigateway_v1, lambda_svc, s3, ses, ses_v2, stepfunctions
 print(json.dumps({
     "handlers": isinstance(app.SERVICE_HANDLERS, dict),
     "handler_arguments": list(inspect.signature(app.SERVICE_HANDLERS["s3"]).parameters),
@@ -29,7 +29,12 @@ print(json.dumps({
     "warm": list(inspect.signature(lambda_svc._execute_function_warm).parameters),
     "import_rest_api": list(inspect.signature(apigateway_v1._import_rest_api).parameters),
     "states": "dynamodb" in app._build_persistence_save_dict() or callable(app._build_persistence_save_dict),
-    "save": list(inspect.signature(persistence.save_state).parameters),
+    "encode": list(inspect.signature(persistence._json_default).parameters),
+    "format": isinstance(persistence._state_format_version("ses"), int),
+    "state_directory": isinstance(persistence.STATE_DIR, str),
+    "relay": list(inspect.signature(ses._smtp_relay).parameters),
+    "relay_v2": ses_v2._smtp_relay is ses._smtp_relay,
+    "write_object": list(inspect.signature(s3._atomic_write).parameters),
 }))
 """
 
@@ -52,7 +57,12 @@ def test_the_private_names_of_ministack_that_the_gateway_relies_on() -> None:
         "warm": ["func", "event", "request_id"],
         "import_rest_api": ["spec", "base_data"],
         "states": True,
-        "save": ["service", "data"],
+        "encode": ["obj"],
+        "format": True,
+        "state_directory": True,
+        "relay": ["source", "to_addrs", "message_str"],
+        "relay_v2": True,
+        "write_object": ["fpath", "data", "text"],
     }
 
 

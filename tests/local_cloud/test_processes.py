@@ -1,6 +1,7 @@
 """Starting, recognising and ending the local cloud's own processes."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -84,3 +85,30 @@ def test_the_environment_of_a_service_is_not_the_users(tmp_path: Path) -> None:
     # THEN it sees what it was given and none of that
     assert "'GIVEN'" in table.log_tail("printer")
     assert "AWS_PROFILE" not in table.log_tail("printer")
+
+
+LISTEN = [
+    "-c",
+    "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('up', flush=True);"
+    + "time.sleep(60)",
+]
+
+
+def test_another_process_that_listens_on_the_port_is_not_taken_for_the_service(tmp_path: Path) -> None:
+    # GIVEN a service that listens, and one of another home that only says that it does, on the same port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    table = ProcessTable(tmp_path)
+    service = table.start("service", [*LISTEN, str(port)], {}, port)
+    impostor = table.start("impostor", SLEEP, {}, port)
+    try:
+        # WHEN both are up THEN they are told apart
+        assert wait_until(lambda: all("up" in table.log_tail(name) for name in ("service", "impostor")), 10)
+        assert service.listens()
+        assert impostor.is_alive()
+        assert not impostor.listens()
+    finally:
+        table.stop("service")
+        table.stop("impostor")
+    assert not service.listens()

@@ -152,11 +152,20 @@ class TestDynamoDB:
 
 
 def update_expressions(table: str) -> Iterator[str]:
-    """The text of every UpdateExpression that the Lambda code gives to a table."""
+    """The text of every UpdateExpression that the Lambda code gives to a table, by itself or in a transaction."""
     for file in sorted((ROOT / "chalice_app" / "chalicelib").glob("*.py")):
         for node in ast.walk(ast.parse(text(file))):
+            given: dict[str | None, ast.expr] = {}
             if isinstance(node, ast.Call) and ast.unparse(node.func) == f"config.{table}().update_item":
-                (expression,) = [keyword.value for keyword in node.keywords if keyword.arg == "UpdateExpression"]
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+            elif isinstance(node, ast.Dict) and any(
+                ast.unparse(value) == f"config.{table}().name" for value in node.values
+            ):
+                given = {
+                    str(ast.literal_eval(key)): value for key, value in zip(node.keys, node.values, strict=True) if key
+                }
+            if given:
+                expression = given["UpdateExpression"]
                 constants = [part.value for part in ast.walk(expression) if isinstance(part, ast.Constant)]
                 assert constants, ast.unparse(node)
                 yield from map(str, constants)
@@ -190,7 +199,7 @@ class TestTheContainers:
     def test_error_codes_of_the_workflow(self) -> None:
         # GIVEN the codes that the workflow's functions find
         found = {code for _, code, _ in failures.KNOWN_CAUSES} | {
-            failures.explain("States.Timeout", "", "Tune")["code"]
+            failures.explain("States.Timeout", "", "Tune", "pets-1")["code"]
         }
         found |= {error.__name__ for error in DroptuneError.__subclasses__() if error is not RequestError}
         data = {word for word in words(section(PAGE, "Error codes of the data")) if CODE.fullmatch(word)}

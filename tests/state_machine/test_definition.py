@@ -167,6 +167,7 @@ def test_retrain_takes_the_best_setting_into_a_whole_model() -> None:
         "backbone": "resnet50",
         "debug_hook": "true",
         "artifact": "model",
+        "refit": "true",
         **VARIABLES["tuned"],
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from droptune.local_cloud import recovery
 from tests.state_machine.local_system import LocalSystem, wait_for
 
 pytestmark = pytest.mark.slow
@@ -185,8 +186,10 @@ def test_an_upload_that_belongs_to_no_dataset_is_answered_once(system: LocalSyst
     assert "holiday-photos" in mail.text
     (mail,) = system.mails("stray.jpg")
     assert "datasets/<dataset>/<class>/" in mail.text
-    # AND no run is started
+    # AND no run is started, nor looked for after a restart
     assert system.dataset_item("My Photos") == {}
+    unanswered = recovery.unanswered_datasets(system.session, system.outputs)
+    assert "My Photos" not in {dataset for dataset, _ in unanswered}
 
 
 def test_a_run_that_was_stopped_by_hand_blocks_nothing(system: LocalSystem) -> None:
@@ -236,6 +239,8 @@ def test_every_error_of_the_api_has_one_shape(system: LocalSystem) -> None:
         ("POST", "/predict/nothing-here", b"x", jpeg, 404, "UnknownDataset"),
         ("POST", "/predict/No%20Name", b"x", jpeg, 404, "UnknownDataset"),
         ("GET", "/models/nothing-here", b"", {}, 404, "UnknownDataset"),
+        ("GET", "/models/No%20Name", b"", {}, 404, "UnknownDataset"),
+        ("GET", "/models/%C3%9Cn%C3%AF", b"", {}, 404, "UnknownDataset"),
         ("GET", "/runs/none", b"", {}, 404, "UnknownRun"),
         ("GET", "/runs/none/report", b"", {}, 404, "UnknownRun"),
         ("GET", "/", b"", {}, 404, "NotFound"),

@@ -56,9 +56,9 @@ def make_photo(file: Path, colour: tuple[int, int, int], seed: int) -> Path:
     return file
 
 
-def fill(folder: Path, images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS)) -> None:
+def fill(folder: Path, images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS), first: int = 0) -> None:
     for label in classes:
-        for number in range(images_per_class):
+        for number in range(first, first + images_per_class):
             make_photo(folder / label / f"{number}.jpg", COLOURS[label], seed=number)
 
 
@@ -77,10 +77,12 @@ def dataset_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fill_dataset(dataset_dir: Path) -> Callable[..., None]:
-    """Fills `dataset_dir` (or a folder below it) with classes of photos."""
+    """Fills `dataset_dir` (or a folder below it) with classes of photos; photos of one number are equal."""
 
-    def fill_below(below: str = "", images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS)) -> None:
-        fill(dataset_dir / below, images_per_class, classes)
+    def fill_below(
+        below: str = "", images_per_class: int = 10, classes: tuple[str, ...] = tuple(COLOURS), first: int = 0
+    ) -> None:
+        fill(dataset_dir / below, images_per_class, classes, first)
 
     return fill_below
 

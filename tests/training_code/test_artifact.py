@@ -59,7 +59,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "classes twice": (lambda folder: edit_manifest(folder, classes=["red"] * 3), "fewer than two classes"),
     "a trial's head": (lambda folder: edit_manifest(folder, artifact="head"), "without the backbone"),
     "other filter": (lambda folder: edit_manifest(folder, interpolation="bicubic"), "bicubic"),
-    "crop too large": (lambda folder: edit_manifest(folder, image_size=999), "does not fit"),
+    "other shape": (lambda folder: edit_manifest(folder, resize="centre-crop"), "centre-crop"),
+    "no size": (lambda folder: edit_manifest(folder, image_size=0), "image_size is 0"),
     "tensor missing": (
         lambda folder: edit_tensors(folder, lambda tensors: tensors.pop("stem.0.weight")),
         "are not those of regnet_x_400mf",
@@ -127,7 +128,7 @@ def test_archives_that_are_none(tmp_path: Path, content: bytes | None) -> None:
 def test_manifest_has_the_contracts_entries(trained_dir: Path) -> None:
     document: dict[str, Any] = json.loads((trained_dir / "model" / "manifest.json").read_text("utf-8"))
     assert document.keys() == {
-        "format", "backbone", "classes", "image_size", "resize_size", "mean", "std", "interpolation", "dropout",
+        "format", "backbone", "classes", "image_size", "resize", "mean", "std", "interpolation", "dropout",
         "artifact", "sha256", "metrics", "hyper_parameters", "versions", "pretrained_weights", "dataset",
-        "dataset_version", "seed",
+        "dataset_version", "seed", "trained_on",
     }  # fmt: skip

@@ -168,6 +168,40 @@ def test_equal_files_share_a_split() -> None:
         assert len({splits[f"{copy}/{image.key}"] for copy in range(3)}) == 1
 
 
+def copies_of_one(*places: str) -> list[dataset.Image]:
+    """Equal files in places such as `test/cat` or, outside the splits, `cat`."""
+    return [
+        dataset.Image(f"{place}/{number}.jpg", parts[-1], parts[0] if len(parts) == 2 else None, "same")
+        for number, place in enumerate(places)
+        for parts in [place.split("/")]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("places", "left_out"),
+    [
+        (["cat", "cat"], []),
+        (["train/cat", "train/cat"], []),
+        (["cat", "dog"], ["cat/0.jpg", "dog/1.jpg"]),
+        (["train/cat", "test/dog", "train/cat"], ["train/cat/0.jpg", "test/dog/1.jpg", "train/cat/2.jpg"]),
+        (["test/cat", "train/cat"], ["test/cat/0.jpg"]),
+        (["test/cat", "valid/cat", "test/cat"], ["test/cat/0.jpg", "test/cat/2.jpg"]),
+        (["train/cat", "train/cat", "valid/cat", "test/cat"], ["valid/cat/2.jpg", "test/cat/3.jpg"]),
+        (["cat", "test/cat"], ["cat/0.jpg"]),
+    ],
+)
+def test_copies_that_contradict_themselves(places: list[str], left_out: list[str]) -> None:
+    # GIVEN equal files in several places, among others
+    images = photos("cat", 3) + copies_of_one(*places) + photos("dog", 3, "train")
+
+    # WHEN contradictions are looked for, THEN those that lose are named, with another file as the reason
+    found = dataset.contradictions(images)
+    assert [entry.file for entry in found] == left_out
+    for entry in found:
+        others = {image.key for image in copies_of_one(*places)} - {entry.file}
+        assert any(other in entry.reason for other in others)
+
+
 @pytest.mark.parametrize(
     ("own", "expected"),
     [

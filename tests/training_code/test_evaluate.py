@@ -91,7 +91,7 @@ def test_numbers_are_those_of_a_recount(evaluation_dir: Path, run_job: RunJob, t
 
     # AND the sample is an image that the model labels right when it is sent as a file
     sample = (output(evaluation_dir) / "sample.jpg").read_bytes()
-    best = model.probabilities(images.decode_square(sample, model.resize_size)[None]).argmax()
+    best = model.probabilities(images.decode_square(sample, model.image_size)[None]).argmax()
     assert model.classes[best] == content["sample"]["label"] == content["sample"]["file"].split("/")[0]
 
 
@@ -118,7 +118,7 @@ def test_champion_is_measured_on_the_same_images(
     # THEN its accuracy is measured with its own image size, green images counting as its mistakes
     champion = artifact.load(old / "model")
     squares = np.load(inputs / "prepared" / "images-test.npy")
-    resized = np.stack([evaluate.resized(square, champion.resize_size) for square in squares])
+    resized = np.stack([evaluate.resized(square, champion.image_size) for square in squares])
     predicted = [champion.classes[row.argmax()] for row in champion.probabilities(resized)]
     true = [["blue", "green", "red"][label] for label in np.load(inputs / "prepared" / "labels-test.npy")]
     expected = sum(a == b for a, b in zip(predicted, true, strict=True)) / 6

@@ -1,12 +1,14 @@
 """Prepare: whole runs on tiny datasets, good and bad."""
 
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dataset
 import numpy as np
 import prepare
 import pytest
@@ -57,7 +59,7 @@ def test_prepared_data_is_what_the_contract_says(prepared_once: Path) -> None:
         images = np.load(prepared_once / f"images-{split}.npy")
         labels = np.load(prepared_once / f"labels-{split}.npy")
         vectors = np.load(prepared_once / f"features-{split}.npy")
-        assert images.shape == (count, 37, 37, 3)
+        assert images.shape == (count, 32, 32, 3)
         assert (labels.shape, labels.dtype) == ((count,), np.int64)
         assert (images.dtype, vectors.dtype) == (np.uint8, np.float32)
         assert vectors.shape == (count, 1, features)
@@ -152,9 +154,38 @@ def test_archives_and_folders_are_one_dataset(
     assert {name.split("/")[0] for name in names} == {f"photos.{kind}", "red"}
 
 
+def test_contradicting_copies_are_left_out_and_listed(
+    tmp_path: Path, dataset_dir: Path, fill_dataset: Fill, run_job: RunJob
+) -> None:
+    # GIVEN own splits in which a training photo is tested on too, and one photo that has two labels
+    fill_dataset("train", 5, ("blue", "red"))
+    fill_dataset("test", 1, ("blue", "red"), first=5)
+    shutil.copy(dataset_dir / "train" / "red" / "3.jpg", dataset_dir / "test" / "red" / "leaked.jpg")
+    shutil.copy(dataset_dir / "train" / "red" / "4.jpg", dataset_dir / "test" / "blue" / "wrong.jpg")
+
+    # WHEN it is prepared
+    assert run_job(prepare, tmp_path) == 0
+
+    # THEN the copy of the training photo is left out of test, and both files of the other photo are
+    document = summary(tmp_path)
+    reasons = {entry["file"]: entry["reason"] for entry in document["quarantined"]}
+    assert reasons.keys() == {"test/red/leaked.jpg", "test/blue/wrong.jpg", "train/red/4.jpg"}
+    assert "train/red/3.jpg" in reasons["test/red/leaked.jpg"]
+    assert "'red'" in reasons["test/blue/wrong.jpg"]
+    # AND the rest is used
+    used = {
+        name
+        for split in dataset.SPLITS
+        for name in json.loads((output(tmp_path) / f"files-{split}.json").read_text(encoding="utf-8"))
+    }
+    assert len(used) == 11
+    assert "train/red/3.jpg" in used
+    assert not reasons.keys() & used
+
+
 def test_split_folders_are_kept(tmp_path: Path, fill_dataset: Fill, run_job: RunJob) -> None:
-    for split, count in (("train", 5), ("valid", 1), ("test", 2)):
-        fill_dataset(split, count, ("blue", "red"))
+    for split, count, first in (("train", 5, 0), ("valid", 1, 5), ("test", 2, 6)):
+        fill_dataset(split, count, ("blue", "red"), first)
     assert run_job(prepare, tmp_path) == 0
     counts = summary(tmp_path)["counts"]
     assert {split: counts[split]["red"] for split in counts} == {"train": 5, "valid": 1, "test": 2}

@@ -63,7 +63,7 @@ def test_contract_over_http(server: tuple[httpx.Client, Any], trained_dir: Path,
 
     # WHEN a photo is sent, THEN the answer is the model's, best first
     model = artifact.load(trained_dir / "model")
-    scores = model.probabilities(images.decode_square(body, model.resize_size)[None])[0]
+    scores = model.probabilities(images.decode_square(body, model.image_size)[None])[0]
     answer = invoke(client, body)
     assert answer.status_code == 200
     document = answer.json()
@@ -203,10 +203,9 @@ def test_serve_sees_the_same_pixels_as_prepare(trained_dir: Path, dataset_dir: P
     model = artifact.load(trained_dir / "model")
 
     # WHEN both become the network's input, THEN they are the same to the last bit
-    served = images.decode_square(body, model.resize_size)[None]
-    size = model.manifest["image_size"]
+    served = images.decode_square(body, model.image_size)[None]
     assert np.array_equal(stored, served)
-    assert np.array_equal(images.network_input(stored, size), images.network_input(served, size))
+    assert np.array_equal(images.network_input(stored), images.network_input(served))
     # AND what Prepare cached are the features of that input
     cached = np.load(prepared_once / "features-test.npy")[0, 0]
     weight = model.network.get_parameter("fc.weight").numpy()

@@ -83,7 +83,8 @@ def test_head_learns_and_the_artefact_is_whole(
     assert document["hyper_parameters"]["seed"] == document["seed"] == 3
     assert document["pretrained_weights"] is None
     assert document["classes"] == ["blue", "green", "red"]
-    assert (document["image_size"], document["resize_size"]) == (32, 37)
+    assert (document["image_size"], document["resize"]) == (32, "letterbox")
+    assert document["trained_on"] == ["train"]
 
 
 def test_head_artefact_holds_the_head_alone(training_dir: TrainingDir, run_job: RunJob) -> None:
@@ -174,6 +175,112 @@ def test_stopped_training_resumes_as_if_unbroken(
     assert same(tensors(stopped), tensors(unbroken))
 
 
+def join_valid_to_train(base: Path) -> None:
+    """Rewrites a training's prepared data so that its train split holds valid too."""
+    folder = base / "input" / "data" / "prepared"
+    for kind in ("images", "labels", "features"):
+        parts = [np.load(folder / f"{kind}-{split}.npy") for split in ("train", "valid")]
+        np.save(folder / f"{kind}-train.npy", np.concatenate(parts))
+
+
+@pytest.mark.parametrize("recipe", [{}, {"trainable_layers": "1", "batch_size": "9"}])
+def test_refit_trains_on_validation_too_and_measures_without(
+    training_dir: TrainingDir,
+    run_job: RunJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: dict[str, str],
+) -> None:
+    # GIVEN a training with a refit and one without
+    given = {"epochs": "4", "learning_rate": "0.02", **recipe}
+    refitted, plain = training_dir(refit="true", **given), training_dir(**given)
+    assert run_job(train, plain) == 0
+    plain_lines = capsys.readouterr().out.splitlines()
+    assert run_job(train, refitted) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    # THEN metrics and history are those of the training with held-out validation images
+    assert history(refitted) == history(plain)
+    assert manifest(refitted)["metrics"] == manifest(plain)["metrics"]
+    assert [line for line in lines if line.startswith("epoch=")] == plain_lines
+    assert [line for line in lines if "validation:" in line] == plain_lines
+    # AND the model is another one, trained on both
+    assert manifest(refitted)["trained_on"] == ["train", "valid"]
+    assert not same(tensors(refitted), tensors(plain))
+    assert artifact.load(refitted / "model")
+
+    # AND it is the one that a training on both splits has at that epoch
+    best = 1 + plain_lines.index(plain_lines[-1])
+    both = training_dir(**given)
+    join_valid_to_train(both)
+    monkeypatch.setattr(train, "rank", lambda entry: (entry["epoch"] == best, 0.0))
+    assert run_job(train, both) == 0
+    assert same(tensors(refitted), tensors(both))
+
+
+def test_refit_gives_other_splits_as_many_views_as_train(training_dir: TrainingDir, run_job: RunJob) -> None:
+    # GIVEN features of two views for train and, as always, of one for valid
+    base = training_dir(refit="true", artifact="head")
+    file = base / "input" / "data" / "prepared" / "features-train.npy"
+    features = np.load(file)
+    np.save(file, np.concatenate([features, features + 1], axis=1))
+
+    # WHEN a head is refitted, THEN both splits are used
+    assert run_job(train, base) == 0
+    assert manifest(base)["trained_on"] == ["train", "valid"]
+
+
+@pytest.mark.parametrize("recipe", [{}, {"trainable_layers": "1"}])
+def test_stopped_refit_keeps_the_measured_model_and_resumes(
+    training_dir: TrainingDir,
+    run_job: RunJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: dict[str, str],
+) -> None:
+    # GIVEN a training whose best epoch is the third, and that gets SIGTERM after one epoch of its refit
+    given = {"epochs": "4", **recipe}
+    stopped, unbroken, plain = (
+        training_dir(refit="true", **given),
+        training_dir(refit="true", **given),
+        training_dir(**given),
+    )
+    original_rank, original_snapshot = train.rank, train.snapshot
+    monkeypatch.setattr(
+        train,
+        "rank",
+        lambda entry: (entry["epoch"] == 3, 0.0) if "validation:loss" in entry else original_rank(entry),
+    )
+
+    def interrupting(before: checkpoints.State, entry: dict[str, Any], *others: Any) -> checkpoints.State:
+        if "validation:loss" not in entry:
+            signal.raise_signal(signal.SIGTERM)
+        return original_snapshot(before, entry, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "snapshot", interrupting)
+        assert run_job(train, stopped) == 0
+
+    # THEN the model is that of the training before, and says so
+    assert "checkpoint written after epoch 1" in capsys.readouterr().out
+    assert run_job(train, plain) == 0
+    assert same(tensors(stopped), tensors(plain))
+    assert manifest(stopped)["trained_on"] == ["train"]
+
+    # WHEN it is started again, THEN only the rest of the refit is done, as if it had never stopped
+    capsys.readouterr()
+    assert run_job(train, stopped) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("Resuming")] == [
+        "Resuming after epoch 4.",
+        "Resuming after epoch 1.",
+    ]
+    assert run_job(train, unbroken) == 0
+    assert same(tensors(stopped), tensors(unbroken))
+    assert manifest(stopped)["trained_on"] == ["train", "valid"]
+    assert history(stopped) == history(unbroken)
+
+
 @pytest.mark.slow
 def test_sigterm_ends_the_process_well(training_dir: TrainingDir, start_script: Callable[..., Any]) -> None:
     # GIVEN a training of its own process that would take minutes
@@ -201,7 +308,7 @@ def test_checkpoints_of_other_data_or_settings_are_not_used(
         trained={"fc.weight": torch.zeros(1)}, best={}, moments={m: {} for m in checkpoints.MOMENTS},
         steps=1, best_epoch=1, history=[],
     )  # fmt: skip
-    checkpoints.save(base / "checkpoints", state, "fingerprint of another")
+    checkpoints.Checkpoint(base / "checkpoints", "fingerprint of another").save(state)
     (other / "checkpoints").mkdir()
     (other / "checkpoints" / checkpoints.FILE).write_bytes(b"half a file")
 
