@@ -87,11 +87,12 @@ def test_the_environment_of_a_service_is_not_the_users(tmp_path: Path) -> None:
     assert "AWS_PROFILE" not in table.log_tail("printer")
 
 
-LISTEN = [
-    "-c",
-    "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('up', flush=True);"
-    + "time.sleep(60)",
-]
+LISTEN = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("up", flush=True)
+time.sleep(60)
+"""
 
 
 def test_another_process_that_listens_on_the_port_is_not_taken_for_the_service(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_another_process_that_listens_on_the_port_is_not_taken_for_the_service(t
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     table = ProcessTable(tmp_path)
-    service = table.start("service", [*LISTEN, str(port)], {}, port)
+    service = table.start("service", ["-c", LISTEN, str(port)], {}, port)
     impostor = table.start("impostor", SLEEP, {}, port)
     try:
         # WHEN both are up THEN they are told apart
