@@ -42,7 +42,13 @@ FLUSH_PATH = "/_droptune/flush"
 # Requests that change only what the busy services hold, or nothing that a snapshot has to look for.
 QUIET_SERVICES = frozenset({"s3", "sagemaker", "sqs", "states", "sts", "ses", "logs", "dynamodb"})
 # DynamoDB operations that change items, and so are logged (names: DynamoDB API reference).
-DYNAMODB_WRITES = frozenset({"BatchWriteItem", "DeleteItem", "PutItem", "TransactWriteItems", "UpdateItem"})
+DYNAMODB_WRITES = frozenset(
+    f"DynamoDB_20120810.{name}"
+    for name in ("BatchWriteItem", "DeleteItem", "PutItem", "TransactWriteItems", "UpdateItem")
+)
+# An execution that was answered must be known after a kill: a run that is started a second time under its name finds
+# the names of its jobs taken.
+START_EXECUTION = "AWSStepFunctions.StartExecution"
 
 
 class Gateway:
@@ -118,12 +124,16 @@ class Gateway:
         self._mark("states")
 
     async def _aws(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = _headers(scope).get("x-amz-target", "")
         if scope["path"] == FLUSH_PATH and self._snapshots is not None:
             await self._snapshots.flush()
             await _answer(send, 200, {})
-        elif _operation(scope) in DYNAMODB_WRITES:
+        elif operation in DYNAMODB_WRITES:
             await self._logged(scope, receive, send)
             self._mark("dynamodb")
+        elif operation == START_EXECUTION:
+            await self._application(scope, receive, self._once_saved("stepfunctions", send))
+            self._mark("stepfunctions")
         elif scope["method"] in READ_METHODS:
             await self._application(scope, receive, send)
         else:
@@ -144,6 +154,14 @@ class Gateway:
             await send(message)
 
         await self._application(scope, receive_and_keep, log_and_send)
+
+    def _once_saved(self, service: str, send: Send) -> Send:
+        async def save_and_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._snapshots is not None:
+                await self._snapshots.save(service)
+            await send(message)
+
+        return save_and_send
 
     def _mark(self, service: str) -> None:
         if self._snapshots is not None:
@@ -205,11 +223,6 @@ async def _discard(_: Message) -> None:
 
 def _headers(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-
-
-def _operation(scope: Scope) -> str | None:
-    target = _headers(scope).get("x-amz-target", "")
-    return target.rsplit(".", 1)[-1] if target.startswith("DynamoDB_") else None
 
 
 def _service_of(scope: Scope) -> str:

@@ -118,7 +118,9 @@ class Snapshots:
             everything, self._everything = self._everything, False
             started = time.monotonic()
             try:
-                await self._snapshot(None if everything else BUSY_SERVICES)
+                if await self._snapshot(None if everything else BUSY_SERVICES):
+                    # The busy services may change on without a request: looked at until they rest.
+                    self._marked.set()
                 self._failing = False
             except (OSError, TypeError, ValueError) as error:
                 # A full disk, or a value that is no JSON. The log keeps every write meanwhile.
@@ -129,15 +131,27 @@ class Snapshots:
                 self._marked.set()
             await asyncio.sleep(max(SNAPSHOT_SECONDS, (time.monotonic() - started) / SNAPSHOT_SHARE))
 
-    async def _snapshot(self, services: Collection[str] | None) -> None:
+    async def save(self, service: str) -> None:
+        """Write one service at once, if it changed."""
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._write, {service})
+            except OSError as error:
+                logger.error("the state of %s cannot be written: %s", service, error)
+                self._marked.set()
+
+    async def _snapshot(self, services: Collection[str] | None) -> bool:
+        """Return whether something had changed."""
         async with self._lock:
             # First a new log file, then the copy: whatever stands in the older files is in the copy.
             number = self._log.rotate()
-            if await asyncio.to_thread(self._write, services):
+            complete, changed = await asyncio.to_thread(self._write, services)
+            if complete:
                 self._log.drop_before(number)
+            return changed
 
-    def _write(self, only: Collection[str] | None) -> bool:
-        complete = True
+    def _write(self, only: Collection[str] | None) -> tuple[bool, bool]:
+        complete, changed = True, False
         for name, get_state in self._states().items():
             if only is not None and name not in only:
                 continue
@@ -147,7 +161,8 @@ class Snapshots:
             elif text != "null" and self._written.get(name) != hash(text):
                 self._replace(name, text)
                 self._written[name] = hash(text)
-        return complete
+                changed = True
+        return complete, changed
 
     def _text(self, name: str, get_state: Callable[[], Any]) -> str | None:
         """Return the state as JSON, "null" of a service that has none to keep, None if it changed too fast."""

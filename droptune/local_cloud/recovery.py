@@ -51,7 +51,7 @@ def resume(session: boto3.Session, outputs: dict[str, str]) -> list[str]:
     found = unanswered_datasets(session, outputs)
     before = {dataset: _holder(session, outputs, dataset) for dataset, _ in found}
     for dataset, key in found:
-        _close_run(session, outputs, before[dataset])
+        _close(session, outputs, before[dataset])
         event = json.dumps(_upload_event(outputs["Bucket"], key))
         queue.send_message(QueueUrl=outputs["UploadQueueUrl"], MessageBody=event)
     # Whoever looks at the runs next shall see the new ones.
@@ -72,7 +72,7 @@ def unanswered_datasets(session: boto3.Session, outputs: dict[str, str]) -> list
         item = table.get_item(TableName=outputs["DatasetsTable"], Key={"dataset": {"S": dataset}}).get("Item", {})
         if "run" in item:
             run = item["run"]["S"]
-            open_ = _execution_runs(session, outputs, run) and not _lost_a_job(session, run)
+            open_ = _execution_status(session, outputs, run) == "RUNNING" and not _lost_a_job(session, run)
         else:
             sealed = item.get("sealed_at")
             open_ = sealed is not None and newest.modified <= datetime.fromisoformat(sealed["S"])
@@ -115,12 +115,12 @@ def _execution_arn(outputs: dict[str, str], run: str) -> str:
     return f"{outputs['StateMachineArn'].replace(':stateMachine:', ':execution:')}:{run}"
 
 
-def _execution_runs(session: boto3.Session, outputs: dict[str, str], run: str) -> bool:
+def _execution_status(session: boto3.Session, outputs: dict[str, str], run: str) -> str | None:
     states = session.client("stepfunctions")
     try:
-        return bool(states.describe_execution(executionArn=_execution_arn(outputs, run))["status"] == "RUNNING")
+        return str(states.describe_execution(executionArn=_execution_arn(outputs, run))["status"])
     except states.exceptions.ExecutionDoesNotExist:
-        return False
+        return None
 
 
 def _lost_a_job(session: boto3.Session, run: str) -> bool:
@@ -148,16 +148,21 @@ def _failed_without_sagemaker(session: boto3.Session, run: dict[str, Any] | None
 
 
 def _holder(session: boto3.Session, outputs: dict[str, str], dataset: str) -> str | None:
-    """Return the run that holds the dataset's lock."""
+    """Return the run that holds the dataset's lock, if its execution began.
+
+    One whose execution did not begin needs no other: the event starts it.
+    """
     table = session.client("dynamodb")
     item = table.get_item(TableName=outputs["DatasetsTable"], Key={"dataset": {"S": dataset}}).get("Item", {})
-    return item["run"]["S"] if "run" in item else None
+    run = item["run"]["S"] if "run" in item else None
+    return run if run and _execution_status(session, outputs, run) else None
 
 
-def _close_run(session: boto3.Session, outputs: dict[str, str], run: str | None) -> None:
+def _close(session: boto3.Session, outputs: dict[str, str], run: str | None) -> None:
+    """End the execution of a run that was cut off, and say in its record why."""
     if run is None:
         return
-    if _execution_runs(session, outputs, run):
+    if _execution_status(session, outputs, run) == "RUNNING":
         session.client("stepfunctions").stop_execution(
             executionArn=_execution_arn(outputs, run), error=CUT_OFF["code"], cause=CUT_OFF["message"]
         )

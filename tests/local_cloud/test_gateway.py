@@ -45,10 +45,12 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     """Mailbox and gateway without a SageMaker behind them."""
     cloud = LocalCloud(tmp_path)
     started = Gateway(cloud, cloud._settle(None, None, free_port_pair()))
-    started.start("mailbox")
-    started.start()
-    yield started
-    cloud.down()
+    try:
+        started.start("mailbox")
+        started.start()
+        yield started
+    finally:
+        cloud.down()
     assert not cloud.processes.leftovers()
 
 
