@@ -27,6 +27,7 @@ import httpx
 from droptune.deployment import deploy, ensure_mail_identity, stack_outputs, upload_weights
 from droptune.errors import NotRunning, OperationFailed, UsageError
 from droptune.local_cloud import settings as settings_file
+from droptune.local_cloud.persistence import move_port
 from droptune.local_cloud.processes import Process, ProcessTable, end, wait_until, write_json
 from droptune.local_cloud.recovery import resume
 from droptune.local_cloud.session import AWS_ISOLATION, CREDENTIALS, REGION, LocalSession
@@ -210,6 +211,9 @@ class LocalCloud:
                 hint=f"Run `droptune down` first, then `droptune up --port {port}`.",
                 code="AlreadyRunning",
             )
+        if old and port not in (None, old.gateway_port):
+            # Before the new port is remembered: an `up` that is killed here is simply repeated.
+            move_port(self.home / "cloud", old.gateway_port, port)
         listening = [process.port for process in map(self.processes.get, SERVICES) if process and process.listens()]
         return settings_file.settle(self._settings_file, backbone, quiet_seconds, port, listening)
 

@@ -29,6 +29,23 @@ BUSY_SERVICES = frozenset({"dynamodb", "ses", "ses_v2", "sqs", "stepfunctions"})
 Request = dict[str, Any]
 
 
+def move_port(directory: Path, old: int, new: int) -> None:
+    """Make the written state name another gateway port: ministack knows a queue by its URL, the port included.
+
+    To be called while no gateway runs; safe to repeat.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    for file in directory.glob("*.json"):
+        text = file.read_text()
+        moved = text.replace(f"http://127.0.0.1:{old}/", f"http://127.0.0.1:{new}/")
+        if moved != text:
+            partial = file.with_suffix(".json.tmp")
+            partial.write_text(moved)
+            partial.replace(file)
+
+
 class RequestLog:
     """Append-only log of requests in numbered files; each snapshot begins a new file and drops the older ones.
 

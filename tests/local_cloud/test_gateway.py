@@ -182,3 +182,22 @@ def test_a_state_waits_for_a_sagemaker_that_is_away(gateway: Gateway) -> None:
     assert described["status"] == "FAILED"
     assert described["error"] == "SageMaker.SageMakerException"
     assert "Could not find model" in described["cause"]
+
+
+def test_a_queue_follows_the_gateway_to_another_port(gateway: Gateway) -> None:
+    # GIVEN a queue with a message
+    sqs = gateway.client("sqs")
+    url = sqs.create_queue(QueueName="uploads")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="one photo")
+
+    # WHEN the gateway goes and comes back on another port
+    gateway.cloud.down()
+    gateway.settings = gateway.cloud._settle(None, None, free_port_pair())
+    gateway.start("mailbox")
+    gateway.start()
+
+    # THEN the queue is known by its new URL and holds the message
+    sqs = gateway.client("sqs")
+    moved = sqs.get_queue_url(QueueName="uploads")["QueueUrl"]
+    assert moved == url.replace(url.split("/")[2], f"127.0.0.1:{gateway.settings.gateway_port}")
+    assert [message["Body"] for message in sqs.receive_message(QueueUrl=moved)["Messages"]] == ["one photo"]

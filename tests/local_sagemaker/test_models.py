@@ -135,7 +135,9 @@ def test_an_unsafe_member_refuses_the_whole_archive(tmp_path: Path, name: str, k
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model", "model.tar.gz"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", archive({"a": bytes(100_000)})[:60]])
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", archive({"a": bytes(100_000)})[:60]], ids=["empty", "other", "truncated"]
+)
 def test_a_broken_archive_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_bytes(content)
