@@ -11,6 +11,7 @@ from typing import Any
 
 import backbones
 import images
+import network_inputs
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -58,7 +59,7 @@ class Model:
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities N x classes of squares N x `image_size` x `image_size` x 3."""
         with torch.inference_mode():
-            inputs = images.normalise(
+            inputs = network_inputs.normalise(
                 torch.from_numpy(np.ascontiguousarray(squares)),
                 tuple(self.manifest["mean"]),
                 tuple(self.manifest["std"]),

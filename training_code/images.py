@@ -10,6 +10,8 @@ Big JPEGs are decoded at a half, a quarter or an eighth of their size ("draft" o
 twice the size that they are scaled to. Against a full decode the pixels of a photo differ by less than 2
 of 255 levels on average; since every caller goes through this module, training and serving see the same
 ones.
+
+No torch here: workers that decode, and the serving image, do without it (`network_inputs` holds its part).
 """
 
 from __future__ import annotations
@@ -19,10 +21,8 @@ import math
 import struct
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms import v2
 
 # Mean and standard deviation of ImageNet's RGB channels on a scale of 0 to 1; all of torchvision's
 # classification weights were trained with them.
@@ -136,33 +136,6 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def normalise(pixels: torch.Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> torch.Tensor:
-    """uint8 pixels N x H x W x 3 to the float32 input N x 3 x H x W of a network (channels-last memory)."""
-    scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    shape = (1, 3, 1, 1)
-    offset = torch.tensor(mean, device=pixels.device).view(shape)
-    scale = torch.tensor(std, device=pixels.device).view(shape)
-    return scaled.sub_(offset).div_(scale)
-
-
-def network_input(squares: NDArray[np.uint8]) -> torch.Tensor:
-    """Squares N x S x S x 3 to the input N x 3 x S x S of a network that knows ImageNet's statistics."""
-    return normalise(torch.from_numpy(np.ascontiguousarray(squares)))
-
-
 def blank_square(size: int) -> NDArray[np.uint8]:
     """A black square, `size` x `size` x 3."""
     return np.zeros((size, size, 3), dtype=np.uint8)
-
-
-def augmentation(image_size: int) -> v2.Transform:
-    """Random crop of 35 to 100 % of the area and random mirroring, on uint8 images 3 x S x S.
-
-    Draws from torch's global random state.
-    """
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(image_size, scale=(0.35, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-        ]
-    )

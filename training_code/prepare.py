@@ -43,6 +43,7 @@ import backbones
 import contract
 import dataset
 import images
+import network_inputs
 import numpy as np
 import torch
 import weights
@@ -226,18 +227,18 @@ def copy_rows(squares: NDArray[np.uint8], rows: list[int], target: Path) -> NDAr
 def features_of(squares: NDArray[np.uint8], network: nn.Module, settings: Settings, views: int) -> NDArray[np.float32]:
     """Frozen features N x views x F of squares N x S x S x 3; view 0 is the plain image."""
     device = next(network.parameters()).device
-    augment = images.augmentation(settings.image_size)
+    augment = network_inputs.augmentation(settings.image_size)
     size = backbones.feature_size(settings.backbone, settings.image_size)
     features = np.empty((len(squares), views, size), dtype=np.float32)
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         for block in batches(len(squares)):
-            plain = images.network_input(squares[block])
+            plain = network_inputs.network_input(squares[block])
             features[block, 0] = network(plain.to(device)).cpu().numpy()
             for view in range(1, views):
                 pixels = torch.from_numpy(squares[block]).permute(0, 3, 1, 2)
                 augmented = torch.stack([augment(image) for image in pixels])
-                inputs = images.normalise(augmented.permute(0, 2, 3, 1))
+                inputs = network_inputs.normalise(augmented.permute(0, 2, 3, 1))
                 features[block, view] = network(inputs.to(device)).cpu().numpy()
             if is_milestone(block.start, block.stop, len(squares)):
                 print(f"Features of {block.stop} of {len(squares)} images.", flush=True)

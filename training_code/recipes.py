@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import backbones
-import images
+import network_inputs
 import numpy as np
 import torch
 import weights
@@ -148,19 +148,19 @@ def _end_to_end(
     pixels = ConcatDataset[Any](parts)
     labels = np.concatenate([data.labels(split) for split in splits])
     valid_pixels, valid_labels = data.images("valid"), data.labels("valid")
-    augment = images.augmentation(int(data.summary["image_size"]))
+    augment = network_inputs.augmentation(int(data.summary["image_size"]))
 
     def training_batches() -> Iterator[Batch]:
         for rows in torch.split(torch.randperm(len(labels)), parameters.batch_size):
             chosen = torch.from_numpy(np.stack([pixels[row] for row in rows.tolist()])).permute(0, 3, 1, 2)
             augmented = torch.stack([augment(image) for image in chosen]).permute(0, 2, 3, 1)
             targets = torch.from_numpy(labels[rows.numpy()])
-            yield images.normalise(augmented.to(device)), targets.to(device)
+            yield network_inputs.normalise(augmented.to(device)), targets.to(device)
 
     def validation_batches() -> Iterator[Batch]:
         for start in range(0, len(valid_labels), VALIDATION_BATCH):
             block = slice(start, start + VALIDATION_BATCH)
-            inputs = images.network_input(np.array(valid_pixels[block]))
+            inputs = network_inputs.network_input(np.array(valid_pixels[block]))
             yield inputs.to(device), torch.from_numpy(np.array(valid_labels[block])).to(device)
 
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

@@ -14,6 +14,7 @@ import artifact
 import contract
 import httpx
 import images
+import network_inputs
 import numpy as np
 import pytest
 import serve
@@ -205,7 +206,7 @@ def test_serve_sees_the_same_pixels_as_prepare(trained_dir: Path, dataset_dir: P
     # WHEN both become the network's input, THEN they are the same to the last bit
     served = images.decode_square(body, model.image_size)[None]
     assert np.array_equal(stored, served)
-    assert np.array_equal(images.network_input(stored), images.network_input(served))
+    assert np.array_equal(network_inputs.network_input(stored), network_inputs.network_input(served))
     # AND what Prepare cached are the features of that input
     cached = np.load(prepared_once / "features-test.npy")[0, 0]
     weight = model.network.get_parameter("fc.weight").numpy()
