@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help demo down test lint format bench docs lock clean
+.PHONY: help demo down test lint format bench bench-serving docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +33,17 @@ format: $(VENV)/development ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/development ## how long each state of a run takes, and the accuracy over seeds
+bench: $(VENV)/development ## how long each state of a run takes, the accuracy over seeds, the doctor's cost
 	$(BIN)/python benchmarks/drop_to_live.py
 	$(BIN)/python benchmarks/training_accuracy.py
+	$(BIN)/python benchmarks/data_doctor.py --sizes 1000
 
-docs: $(VENV)/runtime ## write the commands' help into docs/reference/command.md
+bench-serving: $(VENV)/development ## the endpoint beside the stock SageMaker stack, LitServe and the bare engine (30 minutes)
+	$(BIN)/python benchmarks/serving.py
+
+docs: $(VENV)/runtime ## write the commands' help and the API's description anew
 	$(BIN)/python docs/generate_command_reference.py
+	$(BIN)/python docs/generate_openapi.py
 
 lock: $(VENV)/runtime ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \

@@ -4,24 +4,23 @@ Each command lives in `droptune.commands` and is imported when it is called, so 
 for the AWS clients.
 
 Exit codes: 0 it worked; 1 the run or the operation failed; 2 the arguments cannot be used; 3 the local cloud
-is not running; 4 the named run, model or mail does not exist; 130 interrupted.
+is not running; 4 the named dataset, run,
+model or mail does not exist; 130 interrupted.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.main import get_command
 
+from droptune.cli_options import DatasetArgument, Json, RunArgument, Settings, StateDir, Wait, resolve
 from droptune.cli_output import Output, exit_code
 from droptune.errors import UsageError
 
-DEFAULT_HOME = "~/.droptune"
 SYSTEM, DATA, RESULTS = "The system", "Images in", "Results out"
 
 app = typer.Typer(
@@ -34,34 +33,9 @@ app = typer.Typer(
         "[bold]Start here:[/bold] droptune up, then droptune drop my-photos --wait, then "
         "droptune predict photo.jpg.\n\n"
         "[bold]Exit codes:[/bold] 0 it worked · 1 the run or the operation failed · 2 wrong arguments · "
-        "3 not running · 4 no such run, model or mail · 130 interrupted."
+        "3 not running · 4 no such dataset, run, model or mail · 130 interrupted."
     ),
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The global options, as they were given before the command."""
-
-    state_dir: Path | None
-    as_json: bool
-
-
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state-dir",
-        metavar="DIR",
-        help=f"Where the local cloud keeps all of its state. Default: $DROPTUNE_HOME or {DEFAULT_HOME}.",
-        file_okay=False,
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-RunArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[RUN]", help="A run's id, or `latest`.", show_default=False),
-]
 
 
 @app.callback()
@@ -70,13 +44,6 @@ def droptune(context: typer.Context, state_dir: StateDir = None, as_json: Json =
     says so. Everything runs on this machine: no AWS account, no Docker.
     """
     context.obj = Settings(state_dir, as_json)
-
-
-def _resolve(context: typer.Context, state_dir: Path | None, as_json: bool) -> tuple[Path, Output]:
-    """Returns the home directory and the output; an option after the command wins over one before it."""
-    before: Settings = context.obj
-    home = state_dir or before.state_dir or Path(os.environ.get("DROPTUNE_HOME") or DEFAULT_HOME)
-    return home.expanduser(), Output(as_json or before.as_json)
 
 
 @app.command(rich_help_panel=SYSTEM)
@@ -115,7 +82,7 @@ def up(
     """Start the local cloud and deploy the stack into it. Twice is harmless."""
     from droptune.commands import system
 
-    home, output = _resolve(context, state_dir, as_json)
+    home, output = resolve(context, state_dir, as_json)
     system.up(home, output, backbone=backbone, quiet_seconds=quiet_seconds, port=port)
 
 
@@ -124,7 +91,7 @@ def down(context: typer.Context, state_dir: StateDir = None, as_json: Json = Fal
     """End every process that `up` started. Uploads, runs and models stay, and serve again after `up`."""
     from droptune.commands import system
 
-    system.down(*_resolve(context, state_dir, as_json))
+    system.down(*resolve(context, state_dir, as_json))
 
 
 @app.command(rich_help_panel=SYSTEM)
@@ -132,7 +99,7 @@ def status(context: typer.Context, state_dir: StateDir = None, as_json: Json = F
     """Show what runs and where: processes, ports, addresses. Exits with 3 if the local cloud is down."""
     from droptune.commands import system
 
-    system.status(*_resolve(context, state_dir, as_json))
+    system.status(*resolve(context, state_dir, as_json))
 
 
 @app.command(rich_help_panel=SYSTEM)
@@ -140,7 +107,7 @@ def env(context: typer.Context, state_dir: StateDir = None, as_json: Json = Fals
     """Print the environment for any AWS client, as shell commands: `eval "$(droptune env)"`."""
     from droptune.commands import system
 
-    system.env(*_resolve(context, state_dir, as_json))
+    system.env(*resolve(context, state_dir, as_json))
 
 
 @app.command(rich_help_panel=DATA)
@@ -172,7 +139,7 @@ def drop(
     """Upload images. That alone starts a run: check, tune, train, test, deploy, mail."""
     from droptune.commands.drop import drop as command
 
-    command(*_resolve(context, state_dir, as_json), path=path, dataset=dataset, wait=wait)
+    command(*resolve(context, state_dir, as_json), path=path, dataset=dataset, wait=wait)
 
 
 @app.command(rich_help_panel=DATA)
@@ -189,7 +156,7 @@ def watch(
     """Show a run live until it ends. Default: the newest. Exits with 1 if the run failed."""
     from droptune.commands.runs import watch as command
 
-    command(*_resolve(context, state_dir, as_json), run=run, dataset=dataset, next_run=next_run)
+    command(*resolve(context, state_dir, as_json), run=run, dataset=dataset, next_run=next_run)
 
 
 @app.command(rich_help_panel=DATA)
@@ -205,7 +172,87 @@ def runs(
     """List the runs, newest first: status, versions, accuracy on the test images."""
     from droptune.commands.runs import runs as command
 
-    command(*_resolve(context, state_dir, as_json), dataset=dataset, limit=limit)
+    command(*resolve(context, state_dir, as_json), dataset=dataset, limit=limit)
+
+
+@app.command(rich_help_panel=DATA)
+def data(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A dataset. Default: list all.", show_default=False)
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="V",
+            help="Show what changed in this version and what is wrong with its images.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="At most this many versions.")] = 20,
+    open_it: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Open the data doctor's page, with pictures, in the browser. Default: the newest version's."
+        ),
+    ] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the datasets, a dataset's versions, or a version: what changed, and what the data doctor found."""
+    from droptune.commands.data import data as command
+
+    command(*resolve(context, state_dir, as_json), name=name, version=version, limit=limit, open_it=open_it)
+
+
+@app.command(rich_help_panel=DATA)
+def settings(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset.", show_default=False)],
+    quiet_seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=7200,
+            metavar="SECONDS",
+            help="How long no upload must come before a run seals the dataset.",
+            show_default=False,
+        ),
+    ] = None,
+    max_wait_seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=7200,
+            metavar="SECONDS",
+            help="How long uploads that go on and on may keep a run waiting.",
+            show_default=False,
+        ),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Go back to what holds for all datasets.")] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show or change how long a run waits for the uploads of one dataset."""
+    from droptune.commands.data import settings as command
+
+    wanted = {"quiet_seconds": quiet_seconds, "max_wait_seconds": max_wait_seconds}
+    command(*resolve(context, state_dir, as_json), name=name, wanted=wanted, reset=reset)
+
+
+@app.command(rich_help_panel=DATA)
+def redrive(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them, and move nothing.")] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Delete for good those that can never be handled.")] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Put back the events of uploads that could not be handled and ended in the dead-letter queue."""
+    from droptune.commands.redrive import redrive as command
+
+    command(*resolve(context, state_dir, as_json), dry_run=dry_run, drop=drop)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -229,7 +276,59 @@ def predict(
     """Classify images with a live model, over HTTP. Exits with 1 if one of them could not be classified."""
     from droptune.commands.predict import predict as command
 
-    command(*_resolve(context, state_dir, as_json), images=images, dataset=dataset, top=top)
+    command(*resolve(context, state_dir, as_json), images=images, dataset=dataset, top=top)
+
+
+@app.command(rich_help_panel=RESULTS)
+def models(
+    context: typer.Context,
+    dataset: DatasetArgument,
+    limit: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="At most this many.")] = 25,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """List a dataset's models, newest first: which is live, which were approved, and how good they are."""
+    from droptune.commands.models import models as command
+
+    command(*resolve(context, state_dir, as_json), dataset=dataset, limit=limit)
+
+
+@app.command(rich_help_panel=RESULTS)
+def approve(
+    context: typer.Context,
+    dataset: DatasetArgument,
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="A model's version.", show_default=False)],
+    wait: Wait = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model live although it was rejected. It has to prove itself first; else the one before stays."""
+    from droptune.commands.models import approve as command
+
+    command(*resolve(context, state_dir, as_json), dataset=dataset, version=version, wait=wait)
+
+
+@app.command(rich_help_panel=RESULTS)
+def rollback(
+    context: typer.Context,
+    dataset: DatasetArgument,
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="[VERSION]",
+            min=1,
+            help="A model's version. Default: the approved one before the live one.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Wait = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier, approved model live again. It has to prove itself first; else the one before stays."""
+    from droptune.commands.models import rollback as command
+
+    command(*resolve(context, state_dir, as_json), dataset=dataset, version=version, wait=wait)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -246,7 +345,7 @@ def mail(
     """List the mails that runs have sent, newest first, or print one."""
     from droptune.commands.mail import mail as command
 
-    command(*_resolve(context, state_dir, as_json), number=1 if last else number)
+    command(*resolve(context, state_dir, as_json), number=1 if last else number)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -270,7 +369,7 @@ def report(
     """Fetch a run's report, one HTML page, and print where it is. Default: the newest run."""
     from droptune.commands.runs import report as command
 
-    command(*_resolve(context, state_dir, as_json), run=run, to=to, open_it=open_it)
+    command(*resolve(context, state_dir, as_json), run=run, to=to, open_it=open_it)
 
 
 def main(arguments: list[str] | None = None) -> int:

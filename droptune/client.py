@@ -9,25 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, Self, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 from urllib.parse import quote
 
-from droptune.errors import ApiError, DroptuneError, NotFound, NotRunning, OperationFailed
-
-if TYPE_CHECKING:
-    import httpx
+from droptune.errors import DroptuneError, NotFound, NotRunning, OperationFailed
+from droptune.http_api import HttpApi
 
 STACK = "droptune"
-# A local endpoint answers in milliseconds; a first request after a start may import torch.
-API_TIMEOUT_SECONDS = 60
-# The API's next steps speak of requests; whoever types commands is told the command.
-HINTS = {
-    "UnknownRun": "List the runs with `droptune runs`.",
-    "UnknownDataset": "Check the spelling, or make it with `droptune drop FOLDER --dataset NAME`.",
-    "NoLiveModel": "The first run that succeeds brings a model live: see `droptune runs` and `droptune watch`.",
-    "UnsupportedMediaType": "Save it as JPEG, PNG or WebP.",
-    "InternalError": "Try again. If it stays, read the files in the folder `logs` of the state directory.",
-}
 
 
 class State(TypedDict):
@@ -55,6 +43,50 @@ class Run(TypedDict):
     states: NotRequired[list[State]]
 
 
+class Settings(TypedDict):
+    """How long a dataset's uploads are waited for, in seconds; None: as `defaults`, the stack's, say."""
+
+    quiet_seconds: int | None
+    max_wait_seconds: int | None
+    defaults: dict[str, int]
+
+
+class Dataset(TypedDict):
+    """A dataset as `GET /datasets` gives it; `objects` and `bytes` are of its newest version."""
+
+    name: str
+    versions: int
+    newest_version: int | None
+    live_version: int | None
+    objects: int | None
+    bytes: int | None
+    last_upload_at: str | None
+    run: str | None
+    settings: Settings
+
+
+class Version(TypedDict):
+    """A dataset version as the API gives it; the last four only by `GET /datasets/{name}/versions/{v}`."""
+
+    version: int
+    parent: int | None
+    content_hash: str
+    objects: int
+    bytes: int
+    added: int
+    removed: int
+    changed: int
+    sealed_at: str
+    images: int | None
+    quarantined: int | None
+    suspected_labels: int | None
+    duplicates: int | None
+    diff: NotRequired[dict[str, Any] | None]
+    doctor: NotRequired[dict[str, Any] | None]
+    manifest_url: NotRequired[str | None]
+    doctor_url: NotRequired[str | None]
+
+
 class Prediction(TypedDict):
     """The API's answer for one image; predictions come best first, scores are 0 to 1."""
 
@@ -63,7 +95,7 @@ class Prediction(TypedDict):
     dataset: str
 
 
-class Cloud:
+class Cloud(HttpApi):
     """A running droptune system; as a context manager it closes its connections at the end.
 
     Args:
@@ -73,7 +105,7 @@ class Cloud:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self.bucket = environment["DROPTUNE_BUCKET"]
-        self.api_url = environment["DROPTUNE_API_URL"].rstrip("/")
+        super().__init__(environment["DROPTUNE_API_URL"])
 
     @classmethod
     def connect(cls, home: Path) -> Cloud:
@@ -86,15 +118,10 @@ class Cloud:
 
         return cls(LocalCloud(home).environment())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Closes the connections; the next call opens new ones."""
-        for name in ("s3", "stepfunctions", "sagemaker", "_http"):
+        super().close()
+        for name in ("s3", "stepfunctions", "sqs", "sagemaker"):
             client = self.__dict__.pop(name, None)
             if client is not None:
                 client.close()
@@ -108,6 +135,11 @@ class Cloud:
     def stepfunctions(self) -> Any:
         """The Step Functions client."""
         return self._client("stepfunctions")
+
+    @cached_property
+    def sqs(self) -> Any:
+        """The SQS client."""
+        return self._client("sqs")
 
     @cached_property
     def sagemaker(self) -> Any:
@@ -179,6 +211,83 @@ class Cloud:
             )
         return response.content
 
+    def datasets(self) -> list[Dataset]:
+        """Returns all datasets, by name.
+
+        Raises:
+            ApiError: the API refused.
+            NotRunning: the API does not answer.
+        """
+        found: list[Dataset] = []
+        parameters: dict[str, str | int] = {"limit": 100}
+        while True:
+            page = self._get("/datasets", parameters)
+            found += page["datasets"]
+            if not page["next"]:
+                return found
+            parameters["next"] = page["next"]
+
+    def dataset(self, name: str) -> Dataset:
+        """Returns one dataset.
+
+        Raises:
+            ApiError: there is no such dataset (`UnknownDataset`), or the API refused.
+            NotRunning: the API does not answer.
+        """
+        return cast(Dataset, self._get(f"/datasets/{quote(name, safe='')}"))
+
+    def versions(self, dataset: str, limit: int) -> list[Version]:
+        """Returns the newest versions of a dataset, newest first.
+
+        Raises:
+            ApiError: there is no such dataset, or the API refused.
+            NotRunning: the API does not answer.
+        """
+        return cast(
+            list[Version], self._get(f"/datasets/{quote(dataset, safe='')}/versions", {"limit": limit})["versions"]
+        )
+
+    def version(self, dataset: str, version: int) -> Version:
+        """Returns one version, with its difference and the data doctor's findings.
+
+        Raises:
+            ApiError: there is no such dataset or version (`UnknownVersion`), or the API refused.
+            NotRunning: the API does not answer.
+        """
+        return cast(Version, self._get(f"/datasets/{quote(dataset, safe='')}/versions/{version}"))
+
+    def doctor_url(self, dataset: str, version: int) -> str:
+        """Returns the lasting address of the data doctor's page."""
+        return f"{self.api_url}/datasets/{quote(dataset, safe='')}/versions/{version}/doctor"
+
+    def doctor_page(self, dataset: str, version: int) -> bytes:
+        """Returns the data doctor's page, an HTML document.
+
+        Raises:
+            ApiError: there is no such version, or its Prepare has not written the page (`NotFound`).
+            NotFound: the version names a page that storage no longer holds.
+            NotRunning: the API does not answer.
+        """
+        path = self.doctor_url(dataset, version).removeprefix(self.api_url)
+        response = self._request("GET", path, follow_redirects=True)
+        if response.is_error:
+            raise NotFound(
+                f"The data doctor's page of version {version} of '{dataset}' could not be read.",
+                why=f"Storage answered {response.status_code}.",
+                hint=f"The next run on '{dataset}' writes a new one.",
+            )
+        return response.content
+
+    def change_settings(self, dataset: str, settings: Mapping[str, int | None]) -> Settings:
+        """Changes what is named in `settings`, and returns them all; None goes back to the stack's.
+
+        Raises:
+            ApiError: there is no such dataset, or a value is out of range.
+            NotRunning: the API does not answer.
+        """
+        path = f"/datasets/{quote(dataset, safe='')}/settings"
+        return cast(Settings, self._request("PUT", path, json=dict(settings)).json())
+
     def predict(self, dataset: str, image: bytes, content_type: str, top_k: int) -> Prediction:
         """Classifies one image with the dataset's live model.
 
@@ -203,53 +312,10 @@ class Cloud:
         names = [endpoint["EndpointName"] for page in pages for endpoint in page["Endpoints"]]
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
-    def _get(self, path: str, parameters: dict[str, str | int] | None = None) -> Any:
-        return self._request("GET", path, params=parameters).json()
-
-    @cached_property
-    def _http(self) -> httpx.Client:
-        import httpx
-
-        return httpx.Client(timeout=API_TIMEOUT_SECONDS, trust_env=False)
-
-    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        import httpx
-
-        url = self.api_url + path
-        try:
-            response = self._http.request(method, url, **arguments)
-        except httpx.TimeoutException as error:
-            raise OperationFailed(
-                f"{url} gave no answer within {API_TIMEOUT_SECONDS} seconds.",
-                hint="Look at the services with `droptune status`.",
-                code="ApiTimeout",
-            ) from error
-        except httpx.TransportError as error:
-            raise NotRunning(f"The API at {self.api_url} does not answer.", why=f"{error}.") from error
-        # A redirect has left the API: its target does not speak the API's error document.
-        if response.is_error and not response.history:
-            raise _api_error(response)
-        return response
-
     def _client(self, service: str) -> Any:
         from droptune.local_cloud.session import LocalSession
 
         return LocalSession(self._environment["AWS_ENDPOINT_URL"]).client(service)
-
-
-def _api_error(response: httpx.Response) -> ApiError:
-    try:
-        error = response.json()["error"]
-        code, message, hint = error["code"], error["message"], error["hint"]
-    except (ValueError, KeyError, TypeError):
-        return ApiError(
-            f"{response.request.method} {response.request.url} answered {response.status_code}.",
-            why=response.text[:200] or None,
-            hint="Look at the services with `droptune status`.",
-            code="UnexpectedAnswer",
-            status=response.status_code,
-        )
-    return ApiError(message, hint=HINTS.get(code, hint), code=code, status=response.status_code)
 
 
 def translated(error: Exception) -> DroptuneError | None:

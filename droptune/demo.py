@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from droptune.cli import DEFAULT_HOME
+from droptune.cli_options import DEFAULT_HOME
 from droptune.cli_output import Output, duration, exit_code, percent, table
 from droptune.cli_watch import show
 from droptune.client import Cloud
@@ -162,6 +162,7 @@ def _print_next_steps(console: Console, home: Path, cloud: Cloud, view: RunView,
         ("your own photos", f"{droptune} drop FOLDER --wait"),
         ("predict", f"{droptune} predict {shlex.quote(_short(photo))}"),
         ("the same over HTTP", f"curl -H 'Content-Type: image/jpeg' --data-binary @{_short(photo)} {predict_url}"),
+        ("all of it in a browser", f"{cloud.api_url}/"),
         ("the report", f"{droptune} report {view.run['id']} --open"),
         ("all runs", f"{droptune} runs"),
         ("any AWS client", f'eval "$({droptune} env)" && aws s3 ls'),

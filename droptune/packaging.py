@@ -1,7 +1,7 @@
 """Packages the Lambda code and the template: what is deployed on AWS and on the local cloud alike.
 
 `chalice package --merge-template` writes a SAM template from `chalice_app/app.py` and merges
-`state_machine/resources.json` into it, with `state_machine/retrain.asl.json` as the state machine's definition.
+`state_machine/resources.json` into it, with the files `state_machine/*.asl.json` as the state machines' definitions.
 
 The libraries in `chalice_app/requirements.txt` are taken from this machine's environment, where the lock has put
 them, and not downloaded again: packaging needs no network, and the zip holds the very files that were tested. They
@@ -27,10 +27,17 @@ from droptune.errors import OperationFailed
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "chalice_app"
 RESOURCES = ROOT / "state_machine" / "resources.json"
-DEFINITION = ROOT / "state_machine" / "retrain.asl.json"
+# The template's state machines and their definitions.
+DEFINITIONS = {
+    "StateMachine": ROOT / "state_machine" / "retrain.asl.json",
+    "PredictionsMachine": ROOT / "state_machine" / "predictions.asl.json",
+    "ReleasesMachine": ROOT / "state_machine" / "release.asl.json",
+}
 
 # The Lambda runtime brings these itself.
 PROVIDED_BY_LAMBDA = frozenset({"boto3", "botocore", "s3transfer"})
+# The console's own files, the API's description and its page, beside the modules.
+FILE_SUFFIXES = frozenset({".css", ".html", ".js", ".json", ".svg"})
 HTTP_METHODS = ("delete", "get", "head", "options", "patch", "post", "put")
 # zip knows no time before 1980; one fixed time keeps the bytes of an unchanged tree the same.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -90,15 +97,16 @@ def package(output_directory: Path) -> Package:
 
 def _sources() -> list[Path]:
     """Return what Chalice packages; the folder may also hold caches of tools, which must not change the hash."""
-    modules = sorted(path for path in (APP / "chalicelib").rglob("*") if path.suffix == ".py")
-    return [APP / "app.py", APP / ".chalice" / "config.json", *modules]
+    kept = {".py", *FILE_SUFFIXES}
+    files = sorted(path for path in (APP / "chalicelib").rglob("*") if path.suffix in kept)
+    return [APP / "app.py", APP / ".chalice" / "config.json", *files]
 
 
-def _resources() -> dict[str, object]:
-    """Return resources.json with the state machine's definition in its place, byte for byte."""
-    resources: dict[str, object] = json.loads(RESOURCES.read_text())
-    machine = resources["Resources"]["StateMachine"]  # type: ignore[index]
-    machine["Properties"]["DefinitionString"] = DEFINITION.read_text()
+def _resources() -> dict[str, Any]:
+    """Return resources.json with the state machines' definitions in their places, byte for byte."""
+    resources: dict[str, Any] = json.loads(RESOURCES.read_text())
+    for name, definition in DEFINITIONS.items():
+        resources["Resources"][name]["Properties"]["DefinitionString"] = definition.read_text()
     return resources
 
 
@@ -218,7 +226,7 @@ def _write_deterministic_zip(source: Path, target: Path) -> None:
 
 def _content_hash(requirements: list[metadata.Distribution]) -> str:
     digest = hashlib.sha256()
-    for path in [*_sources(), APP / "requirements.txt", RESOURCES, DEFINITION, Path(__file__)]:
+    for path in [*_sources(), APP / "requirements.txt", RESOURCES, *DEFINITIONS.values(), Path(__file__)]:
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     for distribution in [*requirements, metadata.distribution("chalice")]:

@@ -20,6 +20,7 @@ from droptune.errors import OperationFailed
 # States in none of them are bookkeeping. `Explain` is entered after a failure only.
 STAGES: dict[str, frozenset[str]] = {
     "Settle": frozenset({"Settle", "IsSettled", "AwaitUploads", "AwaitLastUploads"}),
+    "Decode": frozenset({"Decode"}),
     "Prepare": frozenset({"Prepare"}),
     "Tune": frozenset({"Tune"}),
     "Retrain": frozenset({"Retrain"}),

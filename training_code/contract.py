@@ -13,8 +13,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 logger = logging.getLogger("droptune.training_code")
 
 # SageMaker returns at most this much of a failure or exit message:
@@ -68,6 +66,25 @@ def checkpoint_dir() -> Path:
 
 def hyper_parameters_file() -> Path:
     return base_dir() / "input" / "config" / "hyperparameters.json"
+
+
+def current_host() -> str:
+    """This instance's name among those of a processing job; `algo-1` where no file tells.
+
+    Raises JobError `MissingInput` when the file cannot be read.
+    https://docs.aws.amazon.com/sagemaker/latest/dg/build-your-own-processing-container.html
+    """
+    file = base_dir() / "config" / "resourceconfig.json"
+    if not file.is_file():
+        return "algo-1"
+    try:
+        return str(json.loads(file.read_text("utf-8"))["current_host"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(
+            "MissingInput",
+            f"{file} does not name this instance ({type(error).__name__}: {error}).",
+            "It is SageMaker's: an object with current_host, such as algo-1. Without the file, algo-1 is taken.",
+        ) from error
 
 
 def training_failure_file() -> Path:
@@ -149,8 +166,11 @@ def known_error(error: Exception) -> JobError:
     """The JobError for any exception: itself, `OutOfMemory`, or `InternalError`."""
     if isinstance(error, JobError):
         return error
+    # Not imported here: what runs without torch must not load it, and then cannot have raised its error.
+    torch = sys.modules.get("torch")
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     # Torch's CPU allocator has no exception class of its own: it raises RuntimeError with these words.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, kinds) or "can't allocate memory" in str(error):
         return JobError(
             "OutOfMemory",
             f"The memory of this machine does not suffice: {error}",

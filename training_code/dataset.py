@@ -1,57 +1,28 @@
-"""What lies in a dataset folder: candidates for images, files in the wrong place, and the splits.
+"""What a dataset's files are: images of a class, files in the wrong place, files that were bad already.
 
-Layouts: `<class>/<file>`, `(train|valid|test)/<class>/<file>`, both at once, and archives of either at
-the top. An archive may wrap everything in one folder of its own.
+Layouts: `<class>/<file>`, `(train|valid|test)/<class>/<file>`, both at once, labels files (`labels_files`),
+and archives of any of these at the top. An archive may wrap everything in one folder of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import Any
 
-import archives
+import labels_files
 from contract import JobError
+from labels_files import Quarantined
 
-SPLITS = ("train", "valid", "test")
-# Of each class without splits of its own: 60/20/20.
-VALID_SHARE = TEST_SHARE = 0.2
+SPLITS = labels_files.SPLITS
 # One for each split.
 MIN_IMAGES = 3
 
-IGNORED_NAMES = ("thumbs.db", "desktop.ini", "copyright", "license")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A file that is left out: its key, why ("reason"), and what to do about it ("hint")."""
-
-    file: str
-    reason: str
-    hint: str
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file that should be an image. `split` is None unless the user sorted it into one."""
-
-    key: str
-    path: Path
-    label: str
-    split: str | None
-
-
-@dataclass
-class Listing:
-    """Everything found in a dataset folder, sorted by key."""
-
-    candidates: list[Candidate] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
-    ignored: int = 0
-    unsafe_archives: list[str] = field(default_factory=list)
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,47 +35,60 @@ class Image:
     sha256: str
 
 
-def is_ignored(name: str) -> bool:
-    """Whether a file is none of the user's data: hidden files, folders' caches, credits."""
-    parts = PurePosixPath(name).parts
-    last = parts[-1].lower() if parts else ""
-    hidden = any(part.startswith((".", "_")) for part in parts)
-    return hidden or last in IGNORED_NAMES or last.startswith("readme")
+@dataclass
+class Listing:
+    """Everything found in a dataset, sorted by key."""
+
+    images: list[Image] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    ignored: int = 0
+    unsafe_archives: list[str] = field(default_factory=list)
+    # Labels files without a single usable row, which label nothing.
+    unusable_labels: list[Quarantined] = field(default_factory=list)
+    # Classes of files that should be images and are not.
+    damaged_classes: set[str] = field(default_factory=set)
+
+    @property
+    def empty(self) -> bool:
+        return not self.images and not self.quarantined
 
 
-def read_listing(folder: Path, scratch: Path) -> Listing:
-    """Lists the dataset in `folder`; archives are unpacked below `scratch`, which must be empty.
+def read_listing(records: Sequence[Record], labels: Sequence[labels_files.LabelsFile]) -> Listing:
+    """Gives each record of a version (docs/reference/contracts.md) its class and split, or a reason.
 
-    Bad archives and files outside a class folder become entries of `quarantined`; nothing is raised.
+    `labels` are the version's labels files, read. Nothing is raised: what cannot be used is `quarantined`.
     """
     listing = Listing()
-    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        key = path.relative_to(folder).as_posix()
-        if is_ignored(key):
+    files: list[Record] = []
+    for record in records:
+        if record.get("ignored"):
             listing.ignored += 1
-        elif "/" not in key and archives.is_archive(key):
-            _add_archive(listing, key, path, scratch / str(len(list(scratch.iterdir()))))
-        else:
-            _add(listing, key, path, PurePosixPath(key).parts)
-    listing.candidates.sort(key=lambda candidate: candidate.key)
+        elif "labels" not in record:
+            files.append(record)
+    given = labels_files.assign(labels, [record["key"] for record in files])
+    listing.quarantined += given.quarantined
+    listing.unusable_labels += given.unusable
+    wrapped = _wrapped_archives([record for record in records if not record.get("ignored")])
+    for record in files:
+        _add(listing, record, given, wrapped)
+    listing.images.sort(key=lambda image: image.key)
     listing.quarantined.sort(key=lambda entry: entry.file)
     return listing
 
 
-def _add_archive(listing: Listing, key: str, path: Path, scratch: Path) -> None:
-    try:
-        members = archives.unpack(path, scratch)
-    except archives.BadArchive as error:
-        listing.quarantined.append(Quarantined(key, error.reason, error.hint))
-        if error.unsafe:
-            listing.unsafe_archives.append(key)
-        return
-    names = [PurePosixPath(member.name.replace("\\", "/")) for member in members]
-    kept = [(member, name) for member, name in zip(members, names, strict=True) if not is_ignored(name.as_posix())]
-    listing.ignored += len(members) - len(kept)
-    wrapped = _is_wrapped(name for _, name in kept)
-    for member, name in kept:
-        _add(listing, f"{key}/{name}", member.path, name.parts[1:] if wrapped else name.parts)
+def _wrapped_archives(records: Iterable[Record]) -> set[str]:
+    members: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for record in records:
+        if record["key"] != record["source"]:
+            members[record["source"]].append(_path_inside(record))
+    return {source for source, names in members.items() if _is_wrapped(names)}
+
+
+def _path_inside(record: Record) -> PurePosixPath:
+    """The path in the record's archive, or, outside archives, in the dataset."""
+    if record["key"] == record["source"]:
+        return PurePosixPath(record["key"])
+    return PurePosixPath(record["key"].removeprefix(f"{record['source']}/"))
 
 
 def _is_wrapped(names: Iterable[PurePosixPath]) -> bool:
@@ -118,15 +102,24 @@ def _is_wrapped(names: Iterable[PurePosixPath]) -> bool:
     return len(tops) == 1 and not tops & set(SPLITS) and deep > depths.total() - deep
 
 
-def _add(listing: Listing, key: str, path: Path, parts: tuple[str, ...]) -> None:
-    if archives.is_archive(key.rsplit("/", 1)[-1]):
-        listing.quarantined.append(
-            Quarantined(key, "The archive lies inside a folder.", "Upload it to the dataset's top folder.")
-        )
-    elif len(parts) == 2:
-        listing.candidates.append(Candidate(key, path, label=parts[0], split=None))
-    elif len(parts) == 3 and parts[0] in SPLITS:
-        listing.candidates.append(Candidate(key, path, label=parts[1], split=parts[0]))
+def _add(listing: Listing, record: Record, given: labels_files.Assigned, wrapped: set[str]) -> None:
+    key, usable = record["key"], "block" in record
+    place = given.labels.get(key)
+    if place is None and not given.governs(record["source"]):
+        parts = _path_inside(record).parts
+        place = _place(parts[1:] if record["source"] in wrapped else parts)
+    if not usable:
+        listing.quarantined.append(Quarantined(key, record["reason"], record["hint"]))
+        if record["unsafe"]:
+            listing.unsafe_archives.append(key)
+        if place and key.lower().endswith(IMAGE_SUFFIXES):
+            listing.damaged_classes.add(place[0])
+    elif key in given.contradicted:
+        listing.quarantined.append(given.contradicted[key])
+    elif place:
+        listing.images.append(Image(key, place[0], place[1], record["sha256"]))
+    elif given.governs(record["source"]):
+        listing.quarantined.append(given.unnamed(record))
     else:
         listing.quarantined.append(
             Quarantined(
@@ -137,138 +130,81 @@ def _add(listing: Listing, key: str, path: Path, parts: tuple[str, ...]) -> None
         )
 
 
-def contradictions(images: list[Image]) -> list[Quarantined]:
-    """Images to leave out, since another file of the same content (SHA-256) says otherwise.
+def _place(parts: tuple[str, ...]) -> tuple[str, str | None] | None:
+    """Class and split of a path below the dataset's or the archive's top folder."""
+    if len(parts) == 2:
+        return parts[0], None
+    if len(parts) == 3 and parts[0] in SPLITS:
+        return parts[1], parts[0]
+    return None
 
-    One content in two classes: all of its files, for nobody knows which label is right. One content in two
-    splits that the user made: train keeps its file, then valid, then test, so that nothing is measured on
-    what was learnt; a file outside the splits yields to all three. Copies in one place contradict nothing.
+
+def contradictions(images: Sequence[Image]) -> list[Quarantined]:
+    """Images to leave out since another file of the same content (SHA-256) lies in another class.
+
+    All files of such a content, for nobody knows which label is right.
     """
     by_content: dict[str, list[Image]] = defaultdict(list)
     for image in images:
         by_content[image.sha256].append(image)
     found: list[Quarantined] = []
     for copies in by_content.values():
-        if len({image.label for image in copies}) > 1:
-            found += [_in_two_classes(image, copies) for image in copies]
-        elif len({image.split for image in copies}) > 1:
-            kept = min(copies, key=lambda image: (_split_rank(image), image.key))
-            found += [_in_two_splits(image, kept) for image in copies if _split_rank(image) > _split_rank(kept)]
+        if len({image.label for image in copies}) == 1:
+            continue
+        for image in copies:
+            other = next(copy for copy in copies if copy.label != image.label)
+            reason = f"The file shows the same image as {other.key}, which is in the class {other.label!r}."
+            found.append(Quarantined(image.key, reason, "Keep it only in the class that it belongs to."))
     return found
 
 
-def _split_rank(image: Image) -> int:
-    return SPLITS.index(image.split) if image.split else len(SPLITS)
-
-
-def _in_two_classes(image: Image, copies: list[Image]) -> Quarantined:
-    other = next(copy for copy in copies if copy.label != image.label)
-    return Quarantined(
-        image.key,
-        f"The same image is in the class {other.label!r} too ({other.key}).",
-        "Keep it only in the class that it belongs to.",
-    )
-
-
-def _in_two_splits(image: Image, kept: Image) -> Quarantined:
-    return Quarantined(
-        image.key,
-        f"The same image is in the split {kept.split!r} too ({kept.key}).",
-        "Keep an image in one split only: accuracy means nothing on images that were trained on.",
-    )
-
-
-def check_classes(dataset: str, listing: Listing, images: list[Image]) -> list[str]:
-    """The class names, sorted.
+def check_classes(dataset: str, listing: Listing, images: Sequence[Image]) -> list[str]:
+    """The class names, sorted, of the `images` that remain of `listing`.
 
     Raises JobError: `EmptyDataset` (no file at all), `UnsafeArchive` (nothing but refused archives),
-    `NoUsableImages`, `TooFewImages` (a folder of images, each of them bad), `TooFewClasses`.
+    `NoUsableImages`, `TooFewImages` (a class of images, each of them bad), `TooFewClasses`.
     """
-    if not listing.candidates and not listing.quarantined:
+    if listing.empty:
         raise JobError(
             "EmptyDataset",
             f"The dataset {dataset!r} is empty.",
             "Upload a folder of images for each class, or an archive of such folders.",
         )
     if not images:
-        only_unsafe = listing.unsafe_archives and not listing.candidates
-        first = listing.quarantined[0]
+        first = _most_telling(listing)
         raise JobError(
-            "UnsafeArchive" if only_unsafe else "NoUsableImages",
+            "UnsafeArchive" if len(listing.unsafe_archives) == len(listing.quarantined) else "NoUsableImages",
             f"The dataset {dataset!r} has no usable image; {len(listing.quarantined)} files were left out, "
             f"the first is {first.file!r}: {first.reason}",
             first.hint,
         )
     classes = sorted({image.label for image in images})
-    for candidate in listing.candidates:
-        # A folder of notes is no class, but a class whose every photo is damaged must not vanish unsaid.
-        if candidate.label not in classes and candidate.key.lower().endswith(IMAGE_SUFFIXES):
-            raise _too_few(candidate.label, 0, MIN_IMAGES)
+    # A folder of notes is no class, but a class whose every photo is damaged must not vanish unsaid.
+    for label in sorted(listing.damaged_classes | {image.label for image in listing.images}):
+        if label not in classes:
+            raise too_few(label, 0, MIN_IMAGES)
     if len(classes) < 2:
+        cause = "".join(f" Its labels file {entry.file!r} labels nothing: {entry.reason}"
+                        for entry in listing.unusable_labels[:1])  # fmt: skip
         raise JobError(
             "TooFewClasses",
-            f"Dataset {dataset!r} has one class, {classes[0]!r}.",
-            "Add a second folder of images: a classifier needs two classes at least.",
+            f"Dataset {dataset!r} has one class, {classes[0]!r}.{cause}",
+            listing.unusable_labels[0].hint
+            if cause
+            else "Add a second folder of images: a classifier needs two classes at least.",
         )
     return classes
 
 
-def _too_few(label: str, usable: int, needed: int, detail: str = "") -> JobError:
+def _most_telling(listing: Listing) -> Quarantined:
+    """The entry that explains the most: a labels file before the images that it should have labelled."""
+    return (listing.unusable_labels or listing.quarantined)[0]
+
+
+def too_few(label: str, usable: int, needed: int, detail: str = "") -> JobError:
     return JobError(
         "TooFewImages",
         f"The class {label!r} has too few usable images: {usable}{detail}. It needs {needed}, "
         "one for each of the splits train, valid and test that you did not sort yourself.",
-        f"Add images to the folder {label!r}, or remove the folder.",
+        f"Add images of the class {label!r}, or take it out of the dataset.",
     )
-
-
-def assign_splits(images: list[Image], seed: int) -> dict[str, str]:
-    """Split of every image by key, the same for the same files and seed.
-
-    Images that the user sorted stay there. The others are split 60/20/20 per class in the order of the
-    SHA-256 of seed and content, equal files together. If images were sorted and no `valid` (or no `test`)
-    came of it, that split is cut from the sorted `train` in the same way.
-
-    Raises JobError `TooFewImages` for a class that cannot appear in all of the splits to be made.
-    """
-    splits = {image.key: image.split for image in images if image.split}
-    by_label: dict[str, list[Image]] = defaultdict(list)
-    for image in images:
-        by_label[image.label].append(image)
-    own = {image.split for image in images if image.split}
-    for label, members in sorted(by_label.items()):
-        unsorted = [image for image in members if image.split is None]
-        splits |= _cut(label, unsorted, ["valid", "test"], seed)
-        if own and (missing := [split for split in ("valid", "test") if split not in own]):
-            splits |= _cut(label, [image for image in members if image.split == "train"], missing, seed)
-        if not any(splits[image.key] == "train" for image in members):
-            raise JobError(
-                "TooFewImages",
-                f"The class {label!r} has images to validate or test with, but none to train on.",
-                f"Add images to train/{label}/.",
-            )
-    return splits
-
-
-def _cut(label: str, images: list[Image], parts: list[str], seed: int) -> dict[str, str]:
-    """Cuts the `parts` from one class's images; the rest is `train`. No images, no splits."""
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for image in sorted(images, key=lambda image: image.key):
-        by_content[hashlib.sha256(f"{seed}:{image.sha256}".encode()).hexdigest()].append(image.key)
-    if not images:
-        return {}
-    ranked = [keys for _, keys in sorted(by_content.items())]
-    if len(ranked) <= len(parts):
-        copies = len(images) - len(ranked)
-        detail = f" ({copies} of them copies of another)" if copies else ""
-        raise _too_few(label, len(images), len(parts) + 1, detail)
-    result: dict[str, str] = {}
-    share = {"valid": VALID_SHARE, "test": TEST_SHARE}
-    for part in parts:
-        size = max(1, round(share[part] * len(by_content)))
-        for keys in ranked[:size]:
-            result |= dict.fromkeys(keys, part)
-        ranked = ranked[size:]
-    for keys in ranked:
-        result |= dict.fromkeys(keys, "train")
-    return result

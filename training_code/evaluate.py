@@ -1,8 +1,8 @@
 """Evaluate: how good the new model is on images it never saw, and whether it beats the one in service.
 
 Features
-    - Loads the artefact with the checked loader that Serve uses, and runs the whole network on the test
-      split: what is measured is what will be served.
+    - Loads the artefact with the checked loader that Serve uses, and runs its graph on the test split: what
+      is measured is what will be served, int8 included.
     - Measures the champion on the same images. Classes it does not know count as its mistakes.
     - Writes `evaluation.json` for the workflow, `report.html` for people, and `sample.jpg`, an image that
       the new model labels right, with which a release can be proven live.
@@ -70,7 +70,7 @@ class Test:
 
 
 def main() -> None:
-    data = open_prepared(contract.processing_input("prepared"))
+    data = open_prepared(contract.processing_input("prepared"), contract.processing_input("blocks"))
     model = load_archive(contract.processing_input("model"))
     if model.classes != data.classes:
         raise JobError(
@@ -105,6 +105,7 @@ def main() -> None:
         "hyper_parameters": model.manifest["hyper_parameters"],
         "backbone": model.manifest["backbone"],
         "classes": test.classes,
+        "serving": model.manifest.get("serving"),
         "images": {split: sum(counts.values()) for split, counts in data.summary["counts"].items()},
     }
     write_report(target / "report.html", document, matrix, rows, data)

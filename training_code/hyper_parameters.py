@@ -31,6 +31,7 @@ class HyperParameters:
     seed: int = 0
     debug_hook: bool = False
     artifact: str = "model"
+    quantize: bool = True
 
     def described(self) -> dict[str, Any]:
         return asdict(self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,19 @@ FORMAT = 2
 SUMMARY = "summary.json"
 INDEX = "index.jsonl"
 RECORDS = "records.jsonl"
+# A mapped block holds a file descriptor, and a dataset of many small versions has more blocks than a process may open.
+MAPPED_BLOCKS = 128
 SQUARES, FEATURES, THUMBNAILS = "squares", "features", "thumbnails"
 
 
 class Rows(Sequence[NDArray[np.uint8]]):
     """Squares N x S x S x 3 that stay in their blocks on disk until a row is asked for."""
 
-    def __init__(self, blocks: list[NDArray[np.uint8]], places: NDArray[np.int64]) -> None:
+    def __init__(self, blocks: list[Path], places: NDArray[np.int64]) -> None:
         """`places` is N x 2: which of `blocks`, and which row of it."""
         self._blocks = blocks
         self._places = places
+        self._mapped = lru_cache(maxsize=MAPPED_BLOCKS)(_mapped)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -39,10 +42,10 @@ class Rows(Sequence[NDArray[np.uint8]]):
         """One square for an integer; an array of squares for a slice, a list or an array of integers."""
         places = self._places[index]
         if places.ndim == 1:
-            return np.array(self._blocks[places[0]][places[1]])
-        found = np.empty((len(places), *self._blocks[0].shape[1:]), dtype=self._blocks[0].dtype)
+            return np.array(self._mapped(self._blocks[places[0]])[places[1]])
+        found = np.empty((len(places), *self._mapped(self._blocks[0]).shape[1:]), dtype=np.uint8)
         for number, (block, row) in enumerate(places):
-            found[number] = self._blocks[block][row]
+            found[number] = self._mapped(self._blocks[block])[row]
         return found
 
 
@@ -65,15 +68,16 @@ class Prepared:
 
     def labels(self, split: str) -> NDArray[np.int64]:
         """Indices into `classes`, N."""
-        return np.array([self.classes.index(image["label"]) for image in self._split(split)], dtype=np.int64)
+        number = {label: place for place, label in enumerate(self.classes)}
+        return np.array([number[image["label"]] for image in self._split(split)], dtype=np.int64)
 
     def features(self, split: str) -> NDArray[np.float32]:
         """Frozen features N x V x F, in memory; view 0 is the plain image."""
         blocks, places = self._places(FEATURES, split)
-        found = np.empty((len(places), *blocks[0].shape[1:]), dtype=np.float32)
+        found = np.empty((len(places), *_mapped(blocks[0]).shape[1:]), dtype=np.float32)
         for number, block in enumerate(blocks):
             rows = places[:, 0] == number
-            found[rows] = block[places[rows, 1]]
+            found[rows] = _mapped(block)[places[rows, 1]]
         return found
 
     def files(self, split: str) -> list[str]:
@@ -87,12 +91,10 @@ class Prepared:
     def _split(self, split: str) -> list[dict[str, Any]]:
         return [image for image in self._index if image["split"] == split]
 
-    def _places(self, kind: str, split: str) -> tuple[list[Any], NDArray[np.int64]]:
+    def _places(self, kind: str, split: str) -> tuple[list[Path], NDArray[np.int64]]:
         images = self._split(split)
         names = sorted({image["block"] for image in images})
-        blocks = [
-            np.load(existing(self.blocks / kind / f"{name}.npy"), mmap_mode="r", allow_pickle=False) for name in names
-        ]
+        blocks = [existing(self.blocks / kind / f"{name}.npy") for name in names]
         number = {name: place for place, name in enumerate(names)}
         places = np.array([(number[image["block"]], image["row"]) for image in images], dtype=np.int64)
         return blocks, places.reshape(-1, 2)
@@ -101,6 +103,10 @@ class Prepared:
 def open_prepared(folder: Path, blocks: Path) -> Prepared:
     """Raises JobError `MissingInput` when `folder` holds no prepared version."""
     return Prepared(folder, blocks, json.loads(existing(folder / SUMMARY).read_text("utf-8")))
+
+
+def _mapped(block: Path) -> NDArray[Any]:
+    return np.load(block, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

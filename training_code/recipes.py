@@ -18,6 +18,7 @@ import torch
 import weights
 from contract import JobError
 from hyper_parameters import HyperParameters
+from numpy.typing import NDArray
 from prepared import Prepared
 from torch import nn
 from torch.utils.data import ConcatDataset
@@ -71,18 +72,19 @@ def create(
 def _head_on_features(
     parameters: HyperParameters, data: Prepared, device: torch.device, splits: tuple[str, ...]
 ) -> Recipe:
-    """Trains a linear head on features N x V x F; each step draws one of an image's V views."""
+    """Trains a linear head on features N x V x F; each step draws one of a training image's V views.
+
+    All other splits have their augmented views too, but only plain ones are looked at: what is measured is
+    measured on plain images, and a refit weighs no image by the split that it happens to lie in.
+    """
     name = backbones.head_name(backbones.create_on_meta(parameters.backbone), parameters.backbone)
     size = int(data.summary["feature_size"])
     head = backbones.Head(size, len(data.classes), parameters.dropout).to(device)
-    parts = [np.array(data.features(split)) for split in splits]
-    # Only the training split has augmented views; another split's plain one is drawn whichever view it is.
-    views_of_all = parts[0].shape[1]
-    parts = [np.repeat(part, views_of_all // part.shape[1], axis=1) for part in parts]
+    parts = [training_views(data, split) for split in splits]
     features = torch.from_numpy(np.concatenate(parts)).to(device)
     labels = torch.from_numpy(np.concatenate([data.labels(split) for split in splits])).to(device)
-    valid_features = torch.from_numpy(np.array(data.features("valid")[:, 0])).to(device)
-    valid_labels = torch.from_numpy(np.array(data.labels("valid"))).to(device)
+    valid_features = torch.from_numpy(data.features("valid")[:, 0].copy()).to(device)
+    valid_labels = torch.from_numpy(data.labels("valid")).to(device)
 
     def training_batches() -> Iterator[Batch]:
         for rows in torch.split(torch.randperm(len(labels)), parameters.batch_size):
@@ -103,6 +105,12 @@ def _head_on_features(
         training_batches=training_batches,
         validation_batches=None if "valid" in splits else validation_batches,
     )
+
+
+def training_views(data: Prepared, split: str) -> NDArray[np.float32]:
+    """Features N x V x F to train on: all views of `train`; of another split the plain one V times."""
+    features = data.features(split)
+    return features if split == "train" else features[:, :1].repeat(features.shape[1], axis=1)
 
 
 def _end_to_end(

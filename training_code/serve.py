@@ -3,14 +3,16 @@
 https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html
 
 Features
-    - Loads the artefact once, with its hash checked; a bad one ends the process with a clear message
+    - Loads the artefact once, with its hashes checked; a bad one ends the process with a clear message
       before any port is opened.
-    - Decodes with the module that Prepare decodes with, so a model sees what it was trained on.
-    - Bounded: bytes, pixels, and images waiting for the one worker. What is over is refused at once.
+    - Decodes with the module that Decode decodes with, so a model sees what it was trained on.
+    - Runs the graph that `export` wrote and Evaluate measured, without torch, on all cores of the container.
+    - One image or a batch in JSON lines; labels, and on demand the features and a heatmap.
+    - Bounded: bytes, pixels, memory for decoding, and images that wait. What is over is refused at once.
     - SIGTERM ends open requests first, then the process, with exit status 0.
 
 Trade-offs
-    - One worker thread that uses all cores answers sooner than several that share them; requests queue.
+    - One process: several would each hold the network, and share the same cores.
     - The body is read into memory, since decoding needs the whole file.
 
 Environment
@@ -19,8 +21,8 @@ Environment
 
 Errors
     ModelCorrupt at the start. In answers, as {"error": {"code", "message", "hint"}}: 400 InvalidImage, 400
-    InvalidParameter, 404 NotFound, 405 MethodNotAllowed, 413 ImageTooLarge, 415 UnsupportedMediaType, 500
-    InternalError, 503 Overloaded.
+    InvalidBatch, 400 InvalidParameter, 400 ExplainUnavailable, 404 NotFound, 405 MethodNotAllowed, 406
+    NotAcceptable, 413 ImageTooLarge, 415 UnsupportedMediaType, 429 Overloaded, 500 InternalError.
 """
 
 from __future__ import annotations
@@ -31,86 +33,124 @@ import os
 import signal
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import artifact
 import contract
 import images
+import serving_heatmap
+import serving_requests as requests
 import uvicorn
 from contract import JobError
+from serving_batches import Admission, Pipeline
+from serving_engine import MAX_BATCH, Outputs
+from serving_requests import JSON, LINES, Refused, Wishes
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-image")
-ATTRIBUTES_HEADER = "x-amzn-sagemaker-custom-attributes"
 # SageMaker's own limit for real-time requests:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/realtime-endpoints-test-endpoints.html
 MAX_BODY_BYTES = 25 * 1024**2
-# A minute's work for a slow network on a slow machine, the time after which SageMaker gives up.
-MAX_WAITING = 64
-DEFAULT_TOP_K = 3
 # SageMaker kills a container 30 seconds after SIGTERM.
 DRAIN_SECONDS = 25
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not an error of the program
-    """An answer other than 200, in the contract's shape."""
-
-    def __init__(self, status: int, code: str, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.document = {"error": {"code": code, "message": message, "hint": hint}}
-
-
 class Predictor:
-    """The model and the one thread that uses it."""
+    """The model, and the words in which its outputs are answered."""
 
     def __init__(self, model: artifact.Model) -> None:
         self._model = model
-        self._waiting = 0
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._classes = model.classes
+        self._about = {name: model.manifest[name] for name in ("backbone", "dataset", "dataset_version")}
+        self.pipeline = Pipeline(model.engine, model.image_size)
 
-    async def predict(self, body: bytes, top_k: int) -> dict[str, Any]:
-        """Raises Refused for a body that is no usable image, and when too many are waiting."""
-        if self._waiting >= MAX_WAITING:
-            raise Refused(503, "Overloaded", f"{MAX_WAITING} images are waiting already.", "Try again later.")
-        self._waiting += 1
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._worker, self._predict, body, top_k)
-        finally:
-            self._waiting -= 1
+    async def one(self, data: bytes, wishes: Wishes) -> dict[str, Any]:
+        """The answer for one image. Raises Refused for a body that is no usable image."""
+        return {**await self._answer(data, wishes), "model": self._about}
 
-    def _predict(self, body: bytes, top_k: int) -> dict[str, Any]:
+    async def batch(self, body: bytes, wishes: Wishes) -> list[dict[str, Any]]:
+        """The answers for a body of JSON lines, in their order; an image that is refused has its error instead.
+
+        Raises Refused for a body that has none, or too many.
+        """
+        self.check(wishes)
+        lines = await self.pipeline.in_thread(requests.parse_lines, body)
+        answers: list[dict[str, Any]] = []
+        for start in range(0, len(lines), MAX_BATCH):
+            answers += await asyncio.gather(*(self._line(line, wishes) for line in lines[start : start + MAX_BATCH]))
+        return answers
+
+    def check(self, wishes: Wishes) -> None:
+        """Raises Refused 400 `ExplainUnavailable` when a heatmap is wished for that this network cannot give."""
+        if wishes.explain and not self._model.engine.has_feature_map:
+            raise Refused(
+                400,
+                "ExplainUnavailable",
+                f"A heatmap needs a network that ends in a mean over places; {self._about['backbone']} does not, "
+                "or its images are too small to leave more than one place.",
+                "Leave explain out, or train with another backbone, for example resnet50 or mobilenet_v2.",
+            )
+
+    async def _line(self, line: bytes | Refused, wishes: Wishes) -> dict[str, Any]:
+        if isinstance(line, Refused):
+            return line.document
         try:
-            square = images.decode_square(body, self._model.image_size)
+            return await self.one(line, wishes)
+        except Refused as refused:
+            return refused.document
+
+    async def _answer(self, data: bytes, wishes: Wishes) -> dict[str, Any]:
+        self.check(wishes)
+        try:
+            outputs = await self.pipeline.outputs(data, wishes.explain)
         except images.BadImage as error:
             status, code = (413, "ImageTooLarge") if error.too_large else (400, "InvalidImage")
             raise Refused(status, code, error.reason, error.hint) from error
-        scores = self._model.probabilities(square[None])[0]
-        best = (-scores).argsort(kind="stable")[:top_k]
-        manifest = self._model.manifest
-        return {
-            "predictions": [{"label": self._model.classes[index], "score": float(scores[index])} for index in best],
-            "model": {name: manifest[name] for name in ("backbone", "dataset", "dataset_version")},
+        scores = outputs.probabilities[0]
+        best = (-scores).argsort(kind="stable")[: wishes.top_k]
+        answer: dict[str, Any] = {
+            "predictions": [{"label": self._classes[index], "score": float(scores[index])} for index in best]
         }
+        if wishes.embedding:
+            answer["embedding"] = outputs.features[0].tolist()
+        if wishes.explain:
+            answer["heatmap"] = await self.pipeline.in_thread(self._heatmap, outputs, best[0])
+        return answer
+
+    def _heatmap(self, outputs: Outputs, label: int) -> str:
+        assert outputs.feature_map is not None
+        pixels = serving_heatmap.heatmap(outputs.feature_map[0], self._model.head[label], self._model.image_size)
+        return serving_heatmap.as_png(pixels)
 
 
 def application(model: artifact.Model) -> Starlette:
     predictor = Predictor(model)
+    pipeline = predictor.pipeline
 
     async def ping(_: Request) -> Response:
         return Response()
 
     async def invocations(request: Request) -> Response:
-        check_media_type(request)
-        top_k = parse_top_k(request.headers.get(ATTRIBUTES_HEADER, ""))
-        body = await read_body(request)
-        return JSONResponse(await predictor.predict(body, top_k))
+        kind = requests.media_type(request.headers.get("content-type", ""))
+        lines = kind == LINES
+        answered = requests.answer_type(request.headers.get("accept", ""), LINES if lines else JSON)
+        wishes = requests.parse_wishes(request.headers.get(requests.ATTRIBUTES_HEADER, ""))
+        # As many of a batch are worked on at the same time.
+        with pipeline.admission(MAX_BATCH if lines else 1) as admission:
+            await read_body(request, admission)
+            if lines:
+                return batch_response(await predictor.batch(admission.body(), wishes), answered)
+            return one_response(await predictor.one(admission.body(), wishes), answered)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        pipeline.close()
 
     return Starlette(
         routes=[Route("/ping", ping), Route("/invocations", invocations, methods=["POST"])],
@@ -119,14 +159,28 @@ def application(model: artifact.Model) -> Starlette:
             HTTPException: answer_http_error,
             Exception: answer_unforeseen,
         },
+        lifespan=lifespan,
     )
+
+
+def one_response(answer: dict[str, Any], kind: str) -> Response:
+    return JSONResponse(answer) if kind == JSON else lines_response([answer])
+
+
+def batch_response(answers: list[dict[str, Any]], kind: str) -> Response:
+    return JSONResponse({"results": answers}) if kind == JSON else lines_response(answers)
+
+
+def lines_response(answers: list[dict[str, Any]]) -> Response:
+    text = "".join(json.dumps(answer, ensure_ascii=False, separators=(",", ":")) + "\n" for answer in answers)
+    return Response(text.encode("utf-8"), media_type=LINES)
 
 
 async def answer_refused(_: Request, error: Exception) -> Response:
     if not isinstance(error, Refused):
         raise error
     # A client that is still sending would not see the answer if the connection were kept for more.
-    headers = {"Connection": "close"} if error.status == 413 else None
+    headers = {"Connection": "close"} if error.status == 413 else error.headers
     return JSONResponse(error.document, status_code=error.status, headers=headers)
 
 
@@ -150,27 +204,8 @@ async def answer_unforeseen(_: Request, error: Exception) -> Response:
     return JSONResponse(refused.document, status_code=500)
 
 
-def check_media_type(request: Request) -> None:
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise Refused(
-            415,
-            "UnsupportedMediaType",
-            f"The body's Content-Type is {media_type!r}.",
-            f"Send the image itself, with one of: {', '.join(MEDIA_TYPES)}.",
-        )
-
-
-def parse_top_k(attributes: str) -> int:
-    """`top_k` from `name=value` pairs separated by commas; other names are none of our business."""
-    pairs = dict(pair.strip().partition("=")[::2] for pair in attributes.split(","))
-    text = pairs.get("top_k", str(DEFAULT_TOP_K)).strip()
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise Refused(400, "InvalidParameter", f"top_k is {text!r}.", "Give top_k as an integer from 1 to 1000.")
-    return int(text)
-
-
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, admission: Admission) -> None:
+    """Reads the request's body. Raises Refused 413 `ImageTooLarge`."""
     too_large = Refused(
         413,
         "ImageTooLarge",
@@ -180,12 +215,12 @@ async def read_body(request: Request) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
         raise too_large
-    body = bytearray()
+    length = 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        length += len(chunk)
+        if length > MAX_BODY_BYTES:
             raise too_large
-    return bytes(body)
+        admission.add(chunk)
 
 
 def main() -> None:
@@ -219,9 +254,16 @@ def listening_socket() -> socket.socket:
     port = contract.environment_integer("SAGEMAKER_BIND_TO_PORT", 1, 65535, default=8080)
     # All interfaces by default: SageMaker calls from outside the container.
     host = os.environ.get("SAGEMAKER_BIND_TO_HOST", "").strip() or "0.0.0.0"  # noqa: S104
+    # Asyncio sends small answers at once only where the protocol is named; else they wait 40 ms for the
+    # acknowledgement of what was sent before.
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen()
+        return opened
     except OSError as error:
+        opened.close()
         raise JobError(
             "InvalidHyperParameter",
             f"The address {host}:{port} cannot be opened: {error}",

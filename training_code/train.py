@@ -1,7 +1,7 @@
 """Train: a classifier from prepared data, with the hyper-parameters of docs/reference/contracts.md.
 
 Features
-    - trainable_layers=0 trains a linear head on the frozen features that Prepare cached: an epoch takes
+    - trainable_layers=0 trains a linear head on the frozen features that Decode cached: an epoch takes
       milliseconds, and no image is touched.
     - trainable_layers=k trains the head and the backbone's last k stages end to end on augmented pixels;
       everything else stays frozen, and every batch normalisation held still.
@@ -12,6 +12,7 @@ Features
       for as many epochs; that model is kept. All metrics are those of the first training, in which valid was
       held out.
     - Resumes from a checkpoint, and ends as if it had never stopped: each epoch seeds its own randomness.
+    - The model is exported as the graph that is served, quantised to int8 unless that costs accuracy (quantize).
     - SIGTERM ends the training at the next step: the checkpoint and the best model so far are written, and
       the exit status is 0.
     - debug_hook=true saves tensors that `smdebug.trials.create_trial` reads.
@@ -39,10 +40,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import artifact
 import checkpoints
 import contract
 import debugging
+import export
 import hyper_parameters
 import images
 import recipes
@@ -79,7 +80,7 @@ class StopRequest:
 def main() -> None:
     stop = StopRequest()
     parameters = hyper_parameters.read(contract.hyper_parameters_file())
-    data = open_prepared(contract.channel("prepared"))
+    data = open_prepared(contract.channel("prepared"), contract.channel("blocks"))
     check_backbone(parameters, data)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,10 +110,11 @@ def main() -> None:
         # Half a refit would be worse than none.
         if len(refitted.history) == state.best_epoch:
             trained, trained_on = refitted.trained, list(REFIT_SPLITS)
-    artifact.save(
+    export.save(
         contract.model_dir(),
         trained if parameters.artifact == "head" or network is None else {**network.state_dict(), **trained},
         {**manifest(parameters, data, pretrained, best), "trained_on": trained_on},
+        data if parameters.quantize else None,
     )
     print(metric_line(best), flush=True)
 

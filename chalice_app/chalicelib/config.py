@@ -3,7 +3,8 @@
 The template sets these variables: ``DROPTUNE_CONFIG`` (the JSON document that becomes ``config``
 of every execution's input), ``DROPTUNE_API_URL`` (only where executions are started: the API's
 address depends on the API's own function), ``BUCKET``, ``DATASETS_TABLE``, ``RUNS_TABLE``,
-``IDEMPOTENCY_TABLE`` and ``STATE_MACHINE_ARN``.
+``IDEMPOTENCY_TABLE``, ``STATE_MACHINE_ARN``, ``PREDICTIONS_MACHINE_ARN``, ``RELEASES_MACHINE_ARN``, ``ALLOW_HTTP_URLS``
+and ``CORS_ORIGIN``.
 """
 
 import json
@@ -18,10 +19,13 @@ from botocore.config import Config
 @cache
 def client(service: str) -> Any:
     """The boto3 client of `service`, made once per warm function."""
-    # Signed links too get signature version 4: in us-east-1 boto3 would still take the old one.
-    signature = "s3v4" if service == "s3" else None
     retries = {"mode": "standard", "max_attempts": 4}
-    return boto3.client(service, config=Config(retries=retries, signature_version=signature))
+    if service != "s3":
+        return boto3.client(service, config=Config(retries=retries))
+    # Signed links and forms too get signature version 4: in us-east-1 boto3 would still take the old one. And they
+    # name the bucket's own region: the global address redirects, and no client sends a form a second time.
+    own = {"addressing_style": "virtual"}
+    return boto3.client(service, config=Config(retries=retries, signature_version="s3v4", s3=own))
 
 
 @cache
@@ -49,9 +53,34 @@ def bucket() -> str:
     return os.environ["BUCKET"]
 
 
+def dead_letter_queue_url() -> str:
+    """The queue of events that could not be handled; only the function that tells of them knows it."""
+    return os.environ["DEAD_LETTER_QUEUE_URL"]
+
+
 def state_machine_arn() -> str:
     """The state machine that runs the workflow."""
     return os.environ["STATE_MACHINE_ARN"]
+
+
+def predictions_machine_arn() -> str:
+    """The state machine that labels all images below a prefix."""
+    return os.environ["PREDICTIONS_MACHINE_ARN"]
+
+
+def releases_machine_arn() -> str:
+    """The state machine that makes a registered model live."""
+    return os.environ["RELEASES_MACHINE_ARN"]
+
+
+def allows_http_urls() -> bool:
+    """Whether images may be fetched from unencrypted addresses."""
+    return os.environ.get("ALLOW_HTTP_URLS", "false") == "true"
+
+
+def cors_origin() -> str:
+    """The web origin whose pages may call the API, ``*`` for all, or an empty text for none."""
+    return os.environ.get("CORS_ORIGIN", "")
 
 
 def run_config() -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Use:
         return None if price is None else price * self.seconds / 3600
 
 
-def list_uses(run: str, instances: dict[str, str]) -> list[Use]:
+def list_uses(run: str, instances: dict[str, Any]) -> list[Use]:
     """The instance time of a run's jobs, as SageMaker measured it; jobs that never began are left out.
 
     Args:
@@ -47,15 +47,22 @@ def list_uses(run: str, instances: dict[str, str]) -> list[Use]:
         instances: ``config.instances`` of the run.
     """
     sagemaker = config.client("sagemaker")
-    uses = []
-    for state, job in (("Prepare", f"{run}-prepare"), ("Evaluate", f"{run}-evaluate")):
-        found = _describe(sagemaker.describe_processing_job, ProcessingJobName=job)
-        seconds = _seconds(found, "ProcessingStartTime", "ProcessingEndTime")
-        uses.append(Use(state, instances["processing"], seconds))
-    uses.insert(1, Use("Tune", instances["tuning"], _trial_seconds(sagemaker, run)))
-    found = _describe(sagemaker.describe_training_job, TrainingJobName=f"{run}-retrain")
-    uses.insert(2, Use("Retrain", instances["training"], _seconds(found, "TrainingStartTime", "TrainingEndTime")))
+    retrain = _describe(sagemaker.describe_training_job, TrainingJobName=f"{run}-retrain")
+    uses = [
+        Use("Decode", instances["processing"], _processing_seconds(sagemaker, f"{run}-decode")),
+        Use("Prepare", instances["processing"], _processing_seconds(sagemaker, f"{run}-prepare")),
+        Use("Tune", instances["tuning"], _trial_seconds(sagemaker, run)),
+        Use("Retrain", instances["training"], _seconds(retrain, "TrainingStartTime", "TrainingEndTime")),
+        Use("Evaluate", instances["processing"], _processing_seconds(sagemaker, f"{run}-evaluate")),
+    ]
     return [use for use in uses if use.seconds > 0]
+
+
+def _processing_seconds(sagemaker: Any, job: str) -> float:
+    """Seconds of all the job's instances together."""
+    found = _describe(sagemaker.describe_processing_job, ProcessingJobName=job)
+    seconds = _seconds(found, "ProcessingStartTime", "ProcessingEndTime")
+    return seconds * found["ProcessingResources"]["ClusterConfig"]["InstanceCount"] if found else 0.0
 
 
 def _trial_seconds(sagemaker: Any, run: str) -> float:

@@ -7,9 +7,14 @@ every way out of a Lambda function: Step Functions hands it on as part of ``Caus
     DroptuneError
     ├── RequestError               (a caller of the HTTP API; has an HTTP status)
     │   ├── EmptyBody, InvalidImage, InvalidParameter              400
-    │   ├── UnknownDataset, UnknownRun, NotFound                   404
+    │   ├── UrlRefused, UrlUnavailable, ExplainUnavailable         400
+    │   ├── UnknownDataset, UnknownVersion, UnknownRun             404
+    │   ├── UnknownModel, NotFound                                 404
+    │   ├── ModelNotLive, ModelNotApproved, AlreadyLive            409
+    │   ├── ReleaseInProgress, NothingToResume                     409
     │   ├── ImageTooLarge                                          413
     │   ├── UnsupportedMediaType                                   415
+    │   ├── Overloaded                                             429
     │   └── NoLiveModel, ModelUnavailable                          503
     ├── EmptyDataset               (Settle)
     ├── EvaluationUnreadable       (ReadEvaluation)
@@ -20,6 +25,7 @@ every way out of a Lambda function: Step Functions hands it on as part of ``Caus
 # ruff: noqa: N818
 
 import json
+from typing import ClassVar
 
 from chalice.app import ChaliceUnhandledError
 
@@ -62,6 +68,8 @@ class RequestError(DroptuneError):
     """An HTTP request that cannot be answered with a result."""
 
     status = 400
+    headers: ClassVar[dict[str, str]] = {}
+    """What the answer's headers hold besides those of every answer."""
 
 
 class EmptyBody(RequestError):
@@ -73,11 +81,29 @@ class InvalidImage(RequestError):
 
 
 class InvalidParameter(RequestError):
-    """A path or query parameter is out of range."""
+    """A query parameter, or a member of the body, is out of range."""
+
+
+class UrlRefused(RequestError):
+    """A URL that is not allowed: its scheme, its port, or an address that is not on the public internet."""
+
+
+class UrlUnavailable(RequestError):
+    """A URL that is allowed, but gives no image."""
+
+
+class ExplainUnavailable(RequestError):
+    """The model cannot show what it looked at."""
 
 
 class UnknownDataset(RequestError):
     """No object and no record of the dataset exists."""
+
+    status = 404
+
+
+class UnknownVersion(RequestError):
+    """The dataset has no such version."""
 
     status = 404
 
@@ -88,10 +114,46 @@ class UnknownRun(RequestError):
     status = 404
 
 
+class UnknownModel(RequestError):
+    """The dataset has no model of that version."""
+
+    status = 404
+
+
 class NotFound(RequestError):
     """The thing asked for does not exist (yet)."""
 
     status = 404
+
+
+class ModelNotLive(RequestError):
+    """A prediction was asked of a model version that is not the live one."""
+
+    status = 409
+
+
+class ModelNotApproved(RequestError):
+    """A model that is not approved cannot be made live."""
+
+    status = 409
+
+
+class AlreadyLive(RequestError):
+    """The model that is to be made live is live."""
+
+    status = 409
+
+
+class NothingToResume(RequestError):
+    """What is to be resumed runs, or has ended well."""
+
+    status = 409
+
+
+class ReleaseInProgress(RequestError):
+    """The endpoint is being changed already."""
+
+    status = 409
 
 
 class ImageTooLarge(RequestError):
@@ -104,6 +166,13 @@ class UnsupportedMediaType(RequestError):
     """The content type is none of the image types."""
 
     status = 415
+
+
+class Overloaded(RequestError):
+    """The model has more requests waiting than it can answer soon."""
+
+    status = 429
+    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 class NoLiveModel(RequestError):

@@ -5,13 +5,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from chalicelib import config, names
+from chalicelib import config, names, storage
 from chalicelib.errors import EvaluationUnreadable, VerificationFailed
 
 
 def load_evaluation(dataset: str, run: str) -> dict[str, Any] | None:
     """``evaluation.json`` of a run, or None when there is none."""
-    body = _read(names.evaluation_prefix(dataset, run) + "evaluation.json")
+    body = storage.read(names.evaluation_prefix(dataset, run) + "evaluation.json")
     if body is None:
         return None
     document: dict[str, Any] = json.loads(body)
@@ -59,7 +59,7 @@ def verify(dataset: str, run: str) -> dict[str, Any]:
         "The previous model, if there was one, serves again. Look at the log of the endpoint "
         f"{names.endpoint(dataset)}."
     )
-    image = _read(names.evaluation_prefix(dataset, run) + "sample.jpg")
+    image = storage.read(names.evaluation_prefix(dataset, run) + "sample.jpg")
     if image is None:
         raise VerificationFailed("Evaluate left no sample.jpg to verify the endpoint with.", hint)
     try:
@@ -79,14 +79,3 @@ def verify(dataset: str, run: str) -> dict[str, Any]:
             hint,
         )
     return {"verified": True, "label": label}
-
-
-def _read(key: str) -> bytes | None:
-    try:
-        answer = config.client("s3").get_object(Bucket=config.bucket(), Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchKey":
-            return None
-        raise
-    body: bytes = answer["Body"].read()
-    return body

@@ -16,6 +16,7 @@ MAX_MESSAGE = 500
 
 # Where a state's job writes, on AWS and on one machine alike: CloudWatch Logs' group, and the job's name.
 JOB_LOGS = {
+    "Decode": ("/aws/sagemaker/ProcessingJobs", "{run}-decode"),
     "Prepare": ("/aws/sagemaker/ProcessingJobs", "{run}-prepare"),
     "Tune": ("/aws/sagemaker/TrainingJobs", "{run}"),
     "Retrain": ("/aws/sagemaker/TrainingJobs", "{run}-retrain"),

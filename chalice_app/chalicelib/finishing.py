@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 from aws_lambda_powertools import Logger
+from botocore.exceptions import ClientError
 
 from chalicelib import config, run_lock, times
 
@@ -24,16 +25,29 @@ def finish(outcome: dict[str, Any]) -> dict[str, Any]:
         logger.error("the mail was not sent", reason=outcome["mail_error"])
     _close_record(outcome)
     if outcome["status"] == "SUCCEEDED" and "content_hash" in outcome:
+        _note_content(outcome)
+    follow_up = run_lock.release(outcome["dataset"], outcome["run"])
+    return {"follow_up": follow_up}
+
+
+def _note_content(outcome: dict[str, Any]) -> None:
+    try:
         config.datasets_table().update_item(
             Key={"dataset": outcome["dataset"]},
             UpdateExpression="SET content_hash = :hash, version = :version",
+            # A call that was given up as too slow may still run beside the next run, whose content is newer.
+            ConditionExpression="#run = :run",
+            ExpressionAttributeNames={"#run": "run"},
             ExpressionAttributeValues={
                 ":hash": outcome["content_hash"],
                 ":version": outcome["dataset_version"],
+                ":run": outcome["run"],
             },
         )
-    follow_up = run_lock.release(outcome["dataset"], outcome["run"])
-    return {"follow_up": follow_up}
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            raise
+        logger.warning("the lock is no longer held by this run", run=outcome["run"])
 
 
 def _close_record(outcome: dict[str, Any]) -> None:

@@ -6,20 +6,28 @@ from chalice.app import Request, Response
 
 from chalicelib.errors import DroptuneError, NotFound, RequestError
 
-PATHS_HINT = (
-    "The API's paths are /health, /predict/{dataset}, /runs, /runs/{id}, /runs/{id}/report and /models/{dataset}."
-)
+PATHS_HINT = "GET /docs shows the API's paths, and GET /openapi.json has them for programs."
 # Chalice's own refusals: its code, ours, and the next step.
 CHALICE_ERRORS = {
     "MethodNotAllowedError": ("MethodNotAllowed", "See the header Allow for the methods of this path."),
     "UnsupportedMediaType": (
         "UnsupportedMediaType",
-        "Send the image itself as the body, with Content-Type image/jpeg, image/png or image/webp.",
+        "GET /docs shows the content types of this path.",
     ),
     "BadRequestError": ("InvalidParameter", "Check the parameters of the request."),
     "BadRequest": ("InvalidParameter", "Check the headers of the request."),
 }
+# These are words of Chalice's, and no classes with a status.
+CHALICE_STATUSES = {"MethodNotAllowed": 405, "InternalError": 500}
 INTERNAL_HINT = "Try again. If it stays, look for the request id in the log of the API's function."
+
+
+def statuses() -> dict[str, int]:
+    """The HTTP status of every code that an answer may hold."""
+    kinds = list(RequestError.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.__name__: kind.status for kind in kinds} | CHALICE_STATUSES
 
 
 def require_route(request: Request | None, routes: dict[str, Any]) -> None:
@@ -30,8 +38,9 @@ def require_route(request: Request | None, routes: dict[str, Any]) -> None:
 
 def error_response(error: DroptuneError, request_id: str) -> Response:
     """The answer to a request that failed with one of our own errors."""
-    status = error.status if isinstance(error, RequestError) else 500
-    return _response(error.document(), status, request_id, {})
+    if not isinstance(error, RequestError):
+        return _response(error.document(), 500, request_id, {})
+    return _response(error.document(), error.status, request_id, error.headers)
 
 
 def unify(response: Response, request_id: str) -> Response:

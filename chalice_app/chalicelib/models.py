@@ -11,13 +11,14 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from chalicelib import config, names, times
-from chalicelib.errors import NoLiveModel, UnknownDataset
+from chalicelib.errors import InvalidParameter, NoLiveModel, UnknownDataset, UnknownModel
+from chalicelib.queries import parse_count, read_token, write_token
 from chalicelib.run_lock import dataset_item
 
-VERSION_TAG = "droptune:model-version"
-# A page of the newest versions: each costs one more call, since SageMaker's list leaves out the
-# metadata that holds the accuracy.
-LISTED_MODELS = 25
+VERSION_TAG, RUN_TAG = "droptune:model-version", "droptune:run"
+# Each version costs one more call, since SageMaker's list leaves out the metadata that holds the accuracy.
+DEFAULT_LIMIT = 25
+MAX_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LiveModel:
     """What an endpoint serves."""
 
     version: int
+    run: str | None
     endpoint_config: str
     status: str
     """The endpoint's status: ``InService``, ``Updating``, ``Creating``, ``Failed`` …"""
@@ -44,20 +46,21 @@ def find_live_model(dataset: str) -> LiveModel | None:
             return None
         raise
     endpoint_config = endpoint["EndpointConfigName"]
+    tags = _tags_of(endpoint_config)
     return LiveModel(
-        version=_version_of(endpoint_config),
+        version=int(tags[VERSION_TAG]),
+        run=tags.get(RUN_TAG),
         endpoint_config=endpoint_config,
         status=endpoint["EndpointStatus"],
     )
 
 
 @cache
-def _version_of(endpoint_config: str) -> int:
-    # An endpoint configuration cannot be changed, so its tag is asked for once.
+def _tags_of(endpoint_config: str) -> dict[str, str]:
+    # An endpoint configuration cannot be changed, so its tags are asked for once.
     sagemaker = config.client("sagemaker")
     arn = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint_config)["EndpointConfigArn"]
-    tags = {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=arn)["Tags"]}
-    return int(tags[VERSION_TAG])
+    return {tag["Key"]: tag["Value"] for tag in sagemaker.list_tags(ResourceArn=arn)["Tags"]}
 
 
 def describe_champion(dataset: str) -> dict[str, Any]:
@@ -78,48 +81,89 @@ def describe_champion(dataset: str) -> dict[str, Any]:
     }
 
 
-def list_models(dataset: str) -> dict[str, Any]:
-    """``GET /models/{dataset}``. Raises UnknownDataset."""
+def list_models(dataset: str, limit: str | None = None, after: str | None = None) -> dict[str, Any]:
+    """``GET /models/{dataset}``: a page of the models, newest first. Raises UnknownDataset or InvalidParameter."""
+    count = parse_count("limit", limit, default=DEFAULT_LIMIT, highest=MAX_LIMIT)
+    token = read_token(after, str)
     # SageMaker refuses to look for a name that nothing can have, as it refuses any malformed request.
-    packages = _list_packages(dataset) if names.is_dataset(dataset) else []
-    if not packages:
+    found, following = _list_packages(dataset, count, token) if names.is_dataset(dataset) else ([], None)
+    if not found:
         require_known(dataset)
     live = find_live_model(dataset)
     return {
         "dataset": dataset,
         "live": live.version if live and live.answers else None,
-        "models": packages,
+        "models": found,
+        "next": following,
     }
 
 
-def _list_packages(dataset: str) -> list[dict[str, Any]]:
+def find_model(dataset: str, version: int) -> dict[str, Any]:
+    """One version of the dataset's models, with what a release needs.
+
+    Returns an entry of `list_models` and ``package`` (its ARN), ``image`` and ``model_data_url``. Raises UnknownDataset
+    or UnknownModel.
+    """
+    unknown = UnknownModel(
+        f"Dataset '{dataset}' has no model of version {version}.", f"GET /models/{dataset} lists the versions."
+    )
+    if not names.is_dataset(dataset):
+        require_known(dataset)
+    try:
+        package = config.client("sagemaker").describe_model_package(ModelPackageName=_package_arn(dataset, version))
+    except ClientError as error:
+        if not is_missing(error):
+            raise
+        require_known(dataset)
+        raise unknown from error
+    (container,) = package["InferenceSpecification"]["Containers"]
+    return _to_document(package) | {
+        "package": package["ModelPackageArn"],
+        "image": container["Image"],
+        "model_data_url": container["ModelDataUrl"],
+    }
+
+
+def _package_arn(dataset: str, version: int) -> str:
+    # A version of a package has no name of its own to be asked for by.
+    _, partition, _, region, account, *_ = config.state_machine_arn().split(":")
+    return f"arn:{partition}:sagemaker:{region}:{account}:model-package/{names.endpoint(dataset)}/{version}"
+
+
+def _list_packages(dataset: str, count: int, token: str | None) -> tuple[list[dict[str, Any]], str | None]:
     sagemaker = config.client("sagemaker")
     try:
-        summaries = sagemaker.list_model_packages(
+        page = sagemaker.list_model_packages(
             ModelPackageGroupName=names.endpoint(dataset),
             SortBy="CreationTime",
             SortOrder="Descending",
-            MaxResults=LISTED_MODELS,
-        )["ModelPackageSummaryList"]
+            MaxResults=count,
+            **({"NextToken": token} if token else {}),
+        )
     except ClientError as error:
         if is_missing(error):
-            return []
+            return [], None
+        if token and error.response["Error"]["Code"] == "ValidationException":
+            raise InvalidParameter(
+                "next is no token that a page ended with.", "Leave next out for the first page."
+            ) from error
         raise
-    models = []
-    for summary in summaries:
-        package = sagemaker.describe_model_package(ModelPackageName=summary["ModelPackageArn"])
-        metadata = package.get("CustomerMetadataProperties", {})
-        models.append(
-            {
-                "version": package["ModelPackageVersion"],
-                "status": package["ModelApprovalStatus"],
-                "accuracy": float(metadata["accuracy"]) if "accuracy" in metadata else None,
-                "run": metadata.get("run"),
-                "created_at": times.to_text(package["CreationTime"]),
-            }
-        )
+    arns = [summary["ModelPackageArn"] for summary in page["ModelPackageSummaryList"]]
+    found = [_to_document(sagemaker.describe_model_package(ModelPackageName=arn)) for arn in arns]
+    following = page.get("NextToken")
     # Two versions may be as old as each other to the second; the number decides.
-    return sorted(models, key=lambda model: -int(model["version"]))
+    return sorted(found, key=lambda model: -int(model["version"])), following and write_token(following)
+
+
+def _to_document(package: dict[str, Any]) -> dict[str, Any]:
+    metadata = package.get("CustomerMetadataProperties", {})
+    return {
+        "version": package["ModelPackageVersion"],
+        "status": package["ModelApprovalStatus"],
+        "accuracy": float(metadata["accuracy"]) if "accuracy" in metadata else None,
+        "run": metadata.get("run"),
+        "created_at": times.to_text(package["CreationTime"]),
+    }
 
 
 def require_known(dataset: str) -> None:

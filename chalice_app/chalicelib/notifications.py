@@ -6,13 +6,13 @@ blocks as plain text and as HTML, so that both say the same.
 
 from typing import Any
 
-from chalicelib import config, costs, evaluations, history, names
+from chalicelib import config, costs, dataset_versions, evaluations, history, names
 from chalicelib.mail_format import Block, Command, Heading, Link, Paragraph, Table, to_html, to_text
 
 LISTED_FILES = 10
 LISTED_CLASSES = 3
 # The states that a person knows from the documentation; the others are short, and part of the whole.
-TIMED_STATES = frozenset({"Settle", "Prepare", "Tune", "Retrain", "Evaluate", "Release"})
+TIMED_STATES = frozenset({"Settle", "Decode", "Prepare", "Tune", "Retrain", "Evaluate", "Release"})
 
 
 def write_mail(run: dict[str, Any]) -> dict[str, str]:
@@ -25,14 +25,16 @@ def write_mail(run: dict[str, Any]) -> dict[str, str]:
     Returns ``{"subject", "text", "html"}``.
     """
     evaluation = evaluations.load_evaluation(run["dataset"], run["run"])
+    doctor = _doctors_findings(run)
     subject = subject_of(run, evaluation)
     blocks = [
         *_verdict(run, evaluation),
         *(_numbers(evaluation) if evaluation else []),
         *(_mistakes(evaluation) if evaluation else []),
+        *(_data(doctor) if doctor else []),
         *(_quarantine(evaluation) if evaluation else []),
         *_effort(run),
-        *_next_steps(run, evaluation),
+        *_next_steps(run, evaluation, doctor),
     ]
     return {"subject": subject, "text": to_text(blocks), "html": to_html(subject, blocks)}
 
@@ -44,6 +46,8 @@ def subject_of(run: dict[str, Any], evaluation: dict[str, Any] | None) -> str:
         message = " ".join(run["error"]["message"].split())
         line = f"{dataset}: the run failed: {message}"
         return line if len(line) <= 150 else line[:149] + "…"
+    if run["verdict"] == "unchanged":
+        return f"{dataset}: nothing has changed since version {run['dataset_version']}"
     accuracy = f", accuracy {evaluation['accuracy']:.2f}" if evaluation else ""
     outcome = "is live" if run["verdict"] == "promoted" else "was not promoted"
     return f"{dataset}: model {run['model_version']} {outcome}{accuracy}"
@@ -56,10 +60,20 @@ def send_refusal(key: str, settings: dict[str, Any]) -> None:
         key: the S3 key of the upload.
         settings: the ``config`` of an execution's input.
     """
+    send(*refusal(key), settings)
+
+
+def send(subject: str, blocks: list[Block], settings: dict[str, Any]) -> None:
+    """Mail the owner now, where there is an address.
+
+    Args:
+        subject: the mail's subject.
+        blocks: what it says.
+        settings: the ``config`` of an execution's input.
+    """
     mail = settings["mail"]
     if not (mail["from"] and mail["to"]):
         return
-    subject, blocks = refusal(key)
     config.client("sesv2").send_email(
         FromEmailAddress=mail["from"],
         Destination={"ToAddresses": mail["to"]},
@@ -112,6 +126,13 @@ def _verdict(run: dict[str, Any], evaluation: dict[str, Any] | None) -> list[Blo
             Paragraph(error["hint"]),
             Paragraph("No upload was changed or lost. A model that was live before the run stays live."),
         ]
+    if run["verdict"] == "unchanged":
+        return [
+            Paragraph(
+                f"The files of dataset {dataset} are those of version {run['dataset_version']}, which a run has "
+                "learned from already. So nothing was trained, and nothing was released."
+            )
+        ]
     champion = evaluation and evaluation.get("champion")
     if run["verdict"] == "promoted" and champion:
         text = f"Model {run['model_version']} replaced model {champion['version']} and is live."
@@ -154,6 +175,30 @@ def _mistakes(evaluation: dict[str, Any]) -> list[Block]:
     if not pairs and not worst:
         return []
     return [Heading("Where it fails most"), Table(pairs + worst)]
+
+
+def _doctors_findings(run: dict[str, Any]) -> dict[str, Any] | None:
+    # A run that failed in Prepare or before has no page of the doctor's, and an unchanged one nothing new on it.
+    if "dataset_version" not in run or run.get("verdict") == "unchanged":
+        return None
+    return dataset_versions.read_document(run["dataset"], run["dataset_version"], dataset_versions.DOCTOR)
+
+
+def _data(doctor: dict[str, Any]) -> list[Block]:
+    left_out, joined, suspected = (len(doctor[name]) for name in ("quarantined", "duplicates", "suspected_labels"))
+    return [
+        Heading(f"The data: version {doctor['version']}"),
+        Paragraph(
+            f"{_count(doctor['images'], 'usable image')} in {_count(len(doctor['classes']), 'class')}. "
+            f"The data doctor left out {_count(left_out, 'file')}, and found {_count(joined, 'group')} of images that "
+            f"look the same and {_count(suspected, 'label')} that may be wrong."
+        ),
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number or 'no'} {noun if number == 1 else plural}"
 
 
 def _quarantine(evaluation: dict[str, Any]) -> list[Block]:
@@ -203,7 +248,7 @@ def _effort(run: dict[str, Any]) -> list[Block]:
     return blocks
 
 
-def _next_steps(run: dict[str, Any], evaluation: dict[str, Any] | None) -> list[Block]:
+def _next_steps(run: dict[str, Any], evaluation: dict[str, Any] | None, doctor: dict[str, Any] | None) -> list[Block]:
     api = run["config"]["api_url"]
     dataset, run_id = run["dataset"], run["run"]
     blocks: list[Block] = [Heading("Go on")]
@@ -212,6 +257,9 @@ def _next_steps(run: dict[str, Any], evaluation: dict[str, Any] | None) -> list[
         blocks.append(Command("Predict a photo", f"{curl} {api}/predict/{dataset}"))
     if evaluation:
         blocks.append(Link("The report, with the worst mistakes", f"{api}/runs/{run_id}/report"))
+    if doctor:
+        page = f"{api}/datasets/{dataset}/versions/{doctor['version']}/doctor"
+        blocks.append(Link("What the data doctor found, with pictures", page))
     blocks.append(Link("This run", f"{api}/runs/{run_id}"))
     blocks.append(Link(f"All models of {dataset}", f"{api}/models/{dataset}"))
     return blocks

@@ -1,74 +1,134 @@
-"""``POST /predict/{dataset}``: an image in, labels and scores out."""
+"""``POST /predict/{dataset}``: images in, labels and scores out."""
 
 import json
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from chalicelib import config, names
+from chalicelib import config, models, names, prediction_uploads
 from chalicelib.errors import (
-    EmptyBody,
+    ExplainUnavailable,
     ImageTooLarge,
     InvalidImage,
     InvalidParameter,
+    ModelNotLive,
     ModelUnavailable,
+    Overloaded,
+    RequestError,
     UnsupportedMediaType,
 )
+from chalicelib.image_sources import Image
 from chalicelib.models import LiveModel, require_live_model
+from chalicelib.prediction_requests import PredictionRequest, read_request
 
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-image")
-DEFAULT_TOP_K = 3
-MAX_TOP_K = 1000
-# InvokeEndpoint's limit. On AWS a request gets here only below 4.5 MB: Lambda takes 6 MB after base64.
-MAX_BYTES = 6 * 1024 * 1024
+# Lambda takes 6 MB of a request, in which API Gateway has written a binary body as base64: 4/3 of its size
+# (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html). A larger one is refused by API Gateway
+# itself from about 4.7 MB on, without a word from here: this limit leaves room to answer with a signed upload.
+MAX_REQUEST_BYTES = 4_500_000
 # How long a warm function may name a model version that a release has just replaced.
 LIVE_MODEL_SECONDS = 5.0
+# The endpoint puts concurrent requests into one batch; more at a time only hold more images in memory.
+THREADS = 4
+# What of the endpoint's refusals is the image's own fault, by the endpoint's code.
+IMAGE_REFUSALS: dict[str, type[RequestError]] = {
+    "InvalidImage": InvalidImage,
+    "InvalidParameter": InvalidParameter,
+    "ImageTooLarge": ImageTooLarge,
+    "UnsupportedMediaType": UnsupportedMediaType,
+    "ExplainUnavailable": ExplainUnavailable,
+    "Overloaded": Overloaded,
+}
 
 _live_models: dict[str, tuple[float, LiveModel]] = {}
 
 
-def predict(dataset: str, body: bytes, content_type: str, top_k: str | None) -> dict[str, Any]:
-    """Ask the dataset's live model for the labels of one image.
+def predict(dataset: str, body: bytes, content_type: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Ask the dataset's live model for the labels of one image or of several.
 
     Args:
         dataset: the dataset.
-        body: the bytes of the image.
-        content_type: one of `IMAGE_TYPES`; parameters after ``;`` are ignored.
-        top_k: how many labels to return, as text (None: 3).
+        body: the bytes of the request, in one of the forms of `read_request`.
+        content_type: the form, and for a raw image its type.
+        query: ``top_k``, ``explain``, ``embedding`` and ``model_version``, as text.
 
-    Raises UnsupportedMediaType, EmptyBody, InvalidParameter, UnknownDataset, NoLiveModel,
-    InvalidImage, ImageTooLarge or ModelUnavailable.
+    Returns ``{"predictions", "model_version", "dataset"}`` for one image; for a list
+    ``{"results": [{"image", "predictions"} or {"image", "error"}], "model_version", "dataset"}``: what is wrong with
+    one image keeps no other from its answer.
+
+    Raises UnsupportedMediaType, EmptyBody, InvalidParameter, ImageTooLarge, UnknownDataset, UnknownModel,
+    ModelNotLive, NoLiveModel, ModelUnavailable; for one image also what is wrong with it.
     """
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in IMAGE_TYPES:
-        raise UnsupportedMediaType(
-            f"The content type '{media_type}' is not supported." if media_type else "The content type is missing.",
-            f"Send the image itself as the body, with Content-Type {', '.join(IMAGE_TYPES[:3])}.",
-        )
-    if not body:
-        raise EmptyBody("The body is empty.", "Send the bytes of one image as the body.")
-    if len(body) > MAX_BYTES:
-        raise ImageTooLarge(
-            f"The image has {len(body)} bytes; an endpoint takes {MAX_BYTES}.",
-            "Send an image of at most 4.5 MB: 2,000 pixels on the longer side are plenty.",
-        )
-    count = parse_count("top_k", top_k, default=DEFAULT_TOP_K, highest=MAX_TOP_K)
+    if len(body) > MAX_REQUEST_BYTES:
+        raise prediction_uploads.too_large(dataset, len(body), MAX_REQUEST_BYTES)
+    request = read_request(body, content_type, query)
     live = _live_model(dataset)
-    answer = _invoke(dataset, body, media_type, count)
-    return {"predictions": answer["predictions"], "model_version": live.version, "dataset": dataset}
+    require_version(dataset, request.model_version, live.version)
+    answered_by = {"model_version": live.version, "dataset": dataset}
+    if request.single:
+        return _ask(dataset, request.images[0], request) | answered_by
+    with ThreadPoolExecutor(max_workers=min(THREADS, len(request.images))) as threads:
+        results = list(threads.map(lambda image: _ask_safely(dataset, image, request), request.images))
+    return {"results": results} | answered_by
 
 
-def parse_count(name: str, text: str | None, *, default: int, highest: int) -> int:
-    """A whole number from 1 to `highest` from a query parameter. Raises InvalidParameter."""
-    if text is None or text == "":
-        return default
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= highest):
-        raise InvalidParameter(
-            f"{name} is '{text}', which is no whole number from 1 to {highest}.",
-            f"Leave {name} out for {default}, or send for example {name}=5.",
+def require_version(dataset: str, wanted: int | None, live: int) -> None:
+    """Raise UnknownModel or ModelNotLive unless `wanted` is None or the live version."""
+    if wanted is None or wanted == live:
+        return
+    model = models.find_model(dataset, wanted)
+    if model["status"] != "Approved":
+        raise ModelNotLive(
+            f"Version {wanted} of dataset '{dataset}' is not live, and not approved.",
+            f"Version {live} is live. POST /models/{dataset}/{wanted}/approve makes version {wanted} live.",
         )
-    return int(text)
+    raise ModelNotLive(
+        f"Version {wanted} of dataset '{dataset}' is not live: version {live} is.",
+        f"Leave model_version out to ask version {live}; POST /models/{dataset}/{wanted}/rollback makes version "
+        f"{wanted} live again.",
+    )
+
+
+def _ask_safely(dataset: str, image: Image, request: PredictionRequest) -> dict[str, Any]:
+    try:
+        return {"image": image.name} | _ask(dataset, image, request)
+    except RequestError as error:
+        if error.status >= 500:
+            # The model's fault: every other image would meet it too.
+            raise
+        return {"image": image.name, "error": error.document()}
+
+
+def _ask(dataset: str, image: Image, request: PredictionRequest) -> dict[str, Any]:
+    attributes = {"top_k": str(request.top_k)}
+    attributes |= {name: "true" for name in ("explain", "embedding") if getattr(request, name)}
+    return ask_model(dataset, image.read(), image.media_type, attributes)
+
+
+def ask_model(dataset: str, body: bytes, media_type: str, attributes: Mapping[str, str]) -> dict[str, Any]:
+    """What the dataset's endpoint says of one image: ``{"predictions": [{"label", "score"}]}``, best first.
+
+    With the attributes ``explain`` and ``embedding`` also what the endpoint adds for them. Raises InvalidImage,
+    InvalidParameter, ImageTooLarge, UnsupportedMediaType, ExplainUnavailable, Overloaded or ModelUnavailable.
+    """
+    try:
+        answer = config.client("sagemaker-runtime").invoke_endpoint(
+            EndpointName=names.endpoint(dataset),
+            Body=body,
+            ContentType=media_type,
+            Accept="application/json",
+            CustomAttributes=",".join(f"{name}={value}" for name, value in attributes.items()),
+        )
+    except ClientError as error:
+        # The next request asks anew what is live.
+        _live_models.pop(dataset, None)
+        raise _refusal(dataset, error) from error
+    document: dict[str, Any] = json.load(answer["Body"])
+    # The model describes itself by its dataset version; the API answers with the model's own.
+    document.pop("model", None)
+    return document
 
 
 def _live_model(dataset: str) -> LiveModel:
@@ -80,31 +140,16 @@ def _live_model(dataset: str) -> LiveModel:
     return live
 
 
-def _invoke(dataset: str, body: bytes, media_type: str, count: int) -> dict[str, Any]:
-    try:
-        answer = config.client("sagemaker-runtime").invoke_endpoint(
-            EndpointName=names.endpoint(dataset),
-            Body=body,
-            ContentType=media_type,
-            Accept="application/json",
-            CustomAttributes=f"top_k={count}",
-        )
-    except ClientError as error:
-        # The next request asks anew what is live.
-        _live_models.pop(dataset, None)
-        raise _refusal(dataset, error) from error
-    document: dict[str, Any] = json.load(answer["Body"])
-    return document
-
-
-def _refusal(dataset: str, error: ClientError) -> Exception:
+def _refusal(dataset: str, error: ClientError) -> RequestError:
     """What an InvokeEndpoint error means for the caller."""
     if error.response["Error"]["Code"] == "ModelError":
         status = int(error.response.get("OriginalStatusCode", 500))
         problem = _model_problem(str(error.response.get("OriginalMessage", "")))
-        for refusal in (InvalidImage, ImageTooLarge, UnsupportedMediaType):
-            if status == refusal.status:
-                return refusal(problem["message"], problem["hint"])
+        refusal = IMAGE_REFUSALS.get(problem["code"])
+        if refusal is None:
+            refusal = next((kind for kind in IMAGE_REFUSALS.values() if kind.status == status), None)
+        if refusal is not None and status < 500:
+            return refusal(problem["message"], problem["hint"])
     return ModelUnavailable(
         f"The model did not answer: {error.response['Error']['Message']}",
         f"Try again in a minute. If it stays, look at the log of the endpoint {names.endpoint(dataset)}.",
@@ -112,10 +157,14 @@ def _refusal(dataset: str, error: ClientError) -> Exception:
 
 
 def _model_problem(text: str) -> dict[str, str]:
-    fallback = {"message": text or "The model refused the image.", "hint": "Send a JPEG, PNG or WebP image."}
+    fallback = {
+        "code": "",
+        "message": text or "The model refused the image.",
+        "hint": "Send a JPEG, PNG or WebP image.",
+    }
     try:
         problem = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError):
         # Not our server's error shape (a proxy, another container): its words are the message.
         return fallback
-    return fallback | {key: problem[key] for key in ("message", "hint") if problem.get(key)}
+    return fallback | {key: problem[key] for key in ("code", "message", "hint") if problem.get(key)}

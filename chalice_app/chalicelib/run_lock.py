@@ -16,27 +16,30 @@ from chalicelib.dataset_objects import hash_objects, list_objects
 
 logger = Logger(child=True)
 
-# Taking the lock and StartExecution are moments apart, even with a few retries of the SDK. A lock
-# without an execution that is older belongs to an execution that is gone for good.
-START_WINDOW = timedelta(seconds=30)
+# A function that took the lock may be about to start the execution for as long as a function can live: 15 minutes
+# (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html). A lock without an execution that is older
+# belongs to an execution that is gone for good.
+START_WINDOW = timedelta(minutes=15)
 
 
 def ensure_run(dataset: str) -> str | None:
-    """Start a run of `dataset` unless one is running.
+    """Start a run of `dataset` unless one is running, or every counted change has been answered by one.
 
-    Returns the id of the run that this call started, or None when a run is under way. A lock
-    whose execution has ended (stopped by hand, timed out) is taken over. A lock whose execution
-    never began is started under its own id: StartExecution with the same name and input is
-    idempotent, so two callers that both see this cannot start two runs.
+    Returns the id of the run that this call started, or None. A lock whose execution has ended
+    (stopped by hand, timed out) is taken over. A lock whose execution never began is started
+    under its own id: a name can be used once, so two callers that both see this cannot start two
+    runs.
     """
     item = dataset_item(dataset)
     holder = item.get("run")
     if holder is None:
-        return start_next(dataset, previous=None)
+        # A change that is announced again, after the run that answered it.
+        answered = "uploads" in item and item["uploads"] == item.get("sealed_uploads")
+        return None if answered else start_next(dataset, previous=None)
     execution = find_execution(holder)
     if execution is not None and execution["status"] == "RUNNING":
         return None
-    if execution is None and times.now() - times.from_text(item["run_requested_at"]) < START_WINDOW:
+    if execution is None and _may_be_about_to_start(item):
         start_execution(dataset, holder, item["run_requested_at"])
         return str(holder)
     logger.warning("taking over the lock of a run that has ended", run=holder)
@@ -57,10 +60,10 @@ def start_next(dataset: str, previous: str | None) -> str | None:
     try:
         config.datasets_table().update_item(
             Key={"dataset": dataset},
-            UpdateExpression="SET #run = :run, run_requested_at = :now",
+            UpdateExpression="SET #run = :run, run_requested_at = :now, run_uploads = if_not_exists(uploads, :none)",
             ConditionExpression="attribute_not_exists(#run)" if previous is None else "#run = :previous",
             ExpressionAttributeNames={"#run": "run"},
-            ExpressionAttributeValues={":run": run, ":now": times.to_text(now)}
+            ExpressionAttributeValues={":run": run, ":now": times.to_text(now), ":none": 0}
             | ({} if previous is None else {":previous": previous}),
         )
     except ClientError as error:
@@ -106,26 +109,25 @@ def start_execution(dataset: str, run: str, requested_at: str) -> None:
 def release(dataset: str, run: str) -> str | None:
     """Give the lock of `run` back, or hand it to a follow-up run if the dataset has changed since the seal.
 
-    Returns the id of the follow-up run, or None.
-
-    A follow-up needs a seal to compare with: without one nothing tells old uploads from new ones, and a run that
-    fails before its seal would be followed by itself for ever.
+    Returns the id of the follow-up run, or None. Safe to repeat.
     """
     while True:
         item = dataset_item(dataset)
         if item.get("run") != run:
-            logger.warning("the lock is no longer held by this run", run=run)
-            return None
+            return _start_follow_up(dataset, item)
         if _has_changed_since_seal(dataset, item):
             return start_next(dataset, previous=run)
         # An upload is counted before its handler looks at the lock. So one that this call did not see makes the
         # condition fail and is looked at again, and one after the release finds the lock free.
         seen = item.get("uploads")
+        # Changes that were counted after the seal, but are part of it, are answered too: they begin no new burst, and
+        # no run when they are announced again.
+        answered = _is_sealed(item) and seen is not None
         try:
             config.datasets_table().update_item(
                 Key={"dataset": dataset},
-                # A change that was counted after the seal, but is part of it, begins no new burst.
-                UpdateExpression="REMOVE #run, run_requested_at, first_upload_at, ready_at",
+                UpdateExpression="REMOVE #run, run_requested_at, run_uploads, first_upload_at, ready_at"
+                + (" SET sealed_uploads = :seen" if answered else ""),
                 ConditionExpression="#run = :run AND "
                 + ("attribute_not_exists(uploads)" if seen is None else "uploads = :seen"),
                 ExpressionAttributeNames={"#run": "run"},
@@ -138,9 +140,30 @@ def release(dataset: str, run: str) -> str | None:
         return None
 
 
+def _start_follow_up(dataset: str, item: dict[str, Any]) -> str | None:
+    # A call of `release` before this one may have handed the lock over, and died before it started the execution.
+    holder = item.get("run")
+    if holder is None or not _may_be_about_to_start(item) or find_execution(holder) is not None:
+        return None
+    start_execution(dataset, holder, item["run_requested_at"])
+    return str(holder)
+
+
+def _may_be_about_to_start(item: dict[str, Any]) -> bool:
+    return times.now() - times.from_text(item["run_requested_at"]) < START_WINDOW
+
+
+def _is_sealed(item: dict[str, Any]) -> bool:
+    """Whether the run that holds the lock has sealed a version."""
+    # Not told by comparing times: those are of two functions' clocks.
+    return bool(item.get("sealed_run") == item["run"])
+
+
 def _has_changed_since_seal(dataset: str, item: dict[str, Any]) -> bool:
-    if item.get("sealed_at", "") < item["run_requested_at"]:
-        return False
+    if not _is_sealed(item):
+        # The run failed before its seal. Only what came after its start makes another try: a run that fails so is
+        # not followed by itself for ever.
+        return bool(item.get("uploads", 0) != item.get("run_uploads", item.get("uploads", 0)))
     # Events trail behind the objects: those of sealed objects may be counted after the seal.
     return bool(item.get("uploads") != item["sealed_uploads"]) and (
         hash_objects(list_objects(dataset)) != item["sealed_hash"]

@@ -5,9 +5,9 @@ from typing import Any
 
 from boto3.dynamodb.conditions import Attr, Key
 
-from chalicelib import config, history, times
-from chalicelib.errors import NotFound, UnknownRun
-from chalicelib.predictions import parse_count
+from chalicelib import config, history, storage, times
+from chalicelib.errors import InvalidParameter, NotFound, UnknownRun
+from chalicelib.queries import parse_count, read_token, write_token
 from chalicelib.run_lock import START_WINDOW, execution_arn
 
 FIELDS = (
@@ -24,12 +24,12 @@ FIELDS = (
 )
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-# A signed link works for as long as a person needs to click it; the API signs a fresh one each time.
-REPORT_LINK_SECONDS = 300
+# What of a record says where a page ended: the keys of the table and of its index.
+PAGE_KEY = ("id", "started_at")
 
 
-def list_runs(dataset: str | None, limit: str | None) -> dict[str, Any]:
-    """The newest runs first, of one dataset or of all. Raises InvalidParameter."""
+def list_runs(dataset: str | None, limit: str | None, after: str | None = None) -> dict[str, Any]:
+    """A page of the runs of one dataset or of all, newest first. Raises InvalidParameter."""
     count = parse_count("limit", limit, default=DEFAULT_LIMIT, highest=MAX_LIMIT)
     query: dict[str, Any] = {
         "IndexName": "by-start",
@@ -38,19 +38,30 @@ def list_runs(dataset: str | None, limit: str | None) -> dict[str, Any]:
     }
     if dataset:
         query["FilterExpression"] = Attr("dataset").eq(dataset)
+    position = read_token(after, dict)
+    if position is not None:
+        query["ExclusiveStartKey"] = _start_key(position)
     found: list[dict[str, Any]] = []
     while True:
         page = config.runs_table().query(**query)
         found += page["Items"]
-        if len(found) >= count or "LastEvaluatedKey" not in page:
+        if len(found) > count or "LastEvaluatedKey" not in page:
             break
         query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-    return {"runs": [to_document(record) for record in found[:count]]}
+    more = len(found) > count
+    last = {name: str(found[count - 1][name]) for name in PAGE_KEY} if more else None
+    return {"runs": [to_document(record) for record in found[:count]], "next": last and write_token(last)}
+
+
+def _start_key(position: dict[str, Any]) -> dict[str, str]:
+    if set(position) != set(PAGE_KEY) or not all(isinstance(text, str) and text for text in position.values()):
+        raise InvalidParameter("next is no token that a page ended with.", "Leave next out for the first page.")
+    return {"kind": "run", **position}
 
 
 def describe_run(run: str) -> dict[str, Any]:
     """One run with its states. Raises UnknownRun."""
-    record = _record(run)
+    record = require_run(run)
     states = history.list_states(execution_arn(run))
     return to_document(record) | {
         "states": [
@@ -62,16 +73,13 @@ def describe_run(run: str) -> dict[str, Any]:
 
 def report_link(run: str) -> str:
     """A signed URL of the run's report. Raises UnknownRun, or NotFound before there is one."""
-    key = _record(run).get("report_key")
+    key = require_run(run).get("report_key")
     if not key:
         raise NotFound(
             f"Run '{run}' has no report.",
             f"A report is written when a run has evaluated its model. See GET /runs/{run} for its state.",
         )
-    link: str = config.client("s3").generate_presigned_url(
-        "get_object", Params={"Bucket": config.bucket(), "Key": key}, ExpiresIn=REPORT_LINK_SECONDS
-    )
-    return link
+    return storage.link(key)
 
 
 def to_document(record: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +106,8 @@ def _execution_end(record: dict[str, Any]) -> dict[str, Any]:
     return {"status": execution["status"], "ended_at": times.to_text(execution["stopDate"])}
 
 
-def _record(run: str) -> dict[str, Any]:
+def require_run(run: str) -> dict[str, Any]:
+    """The record of a run. Raises UnknownRun."""
     record: dict[str, Any] | None = config.runs_table().get_item(Key={"id": run}).get("Item")
     if record is None:
         raise UnknownRun(f"There is no run '{run}'.", "GET /runs lists the runs.")

@@ -8,23 +8,20 @@ changes of each dataset are counted, every one once; then the dataset gets its r
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-from aws_lambda_powertools.utilities.idempotency import (
-    DynamoDBPersistenceLayer,
-    IdempotencyConfig,
-    idempotent_function,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib import config, counting, names, notifications, run_lock
+from chalicelib.once import once
 
 logger = Logger(child=True)
 
-IDEMPOTENCY = IdempotencyConfig(expires_after_seconds=counting.EXPIRES_AFTER_SECONDS)
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/EventBridge.html
+DETAIL_TYPES = frozenset({"Object Created", "Object Deleted"})
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,14 @@ class Change:
         return f"{self.bucket}/{self.key}#{self.event}"
 
 
-@cache
-def _persistence() -> DynamoDBPersistenceLayer:
-    return DynamoDBPersistenceLayer(table_name=config.idempotency_table_name())
-
-
 def on_upload(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Handle a batch of SQS messages; answers which of them have to be delivered again.
 
-    A failure to count or to start a run fails the whole batch. The messages come back, find
+    A failure to count, or to start a run, fails the messages of that dataset. They come back, find
     themselves counted already where they are, and ask for the run again.
     """
-    IDEMPOTENCY.register_lambda_context(context)
     changes: defaultdict[str, list[str]] = defaultdict(list)
+    messages: defaultdict[str, list[str]] = defaultdict(list)
     ready: set[str] = set()
 
     def handle(record: SQSRecord) -> None:
@@ -63,29 +55,36 @@ def on_upload(event: dict[str, Any], context: Any) -> dict[str, Any]:
             return
         dataset, _, path = change.key.removeprefix(names.DATASETS_PREFIX).partition("/")
         if not path:
-            _refuse(refused=f"file:{dataset}", key=change.key)
+            once(_mail_refusal, context, told_by="refused", refused=f"file:{dataset}", key=change.key)
         elif not names.is_dataset(dataset):
-            _refuse(refused=f"name:{dataset}", key=change.key)
+            once(_mail_refusal, context, told_by="refused", refused=f"name:{dataset}", key=change.key)
         elif names.is_data(path) or path == names.READY_MARKER:
             changes[dataset].append(change.identity)
+            messages[dataset].append(record.message_id)
             if path == names.READY_MARKER or names.is_archive(path):
                 ready.add(dataset)
 
-    answer = process_partial_response(
-        event=event, record_handler=handle, processor=BatchProcessor(EventType.SQS), context=context
-    )
+    processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    answer = process_partial_response(event=event, record_handler=handle, processor=processor, context=context)
+    failed = list(answer["batchItemFailures"])
     for dataset in sorted(changes):
-        counting.count(dataset, changes[dataset], ready=dataset in ready)
-        run_lock.ensure_run(dataset)
-    return dict(answer)
+        try:
+            counting.count(dataset, changes[dataset], ready=dataset in ready)
+            run_lock.ensure_run(dataset)
+        except (BotoCoreError, ClientError):
+            logger.exception("the changes of a dataset come back", dataset=dataset)
+            failed += [{"itemIdentifier": message} for message in messages[dataset]]
+    return {"batchItemFailures": failed}
 
 
 def parse_change(event: dict[str, Any]) -> Change:
     """Read EventBridge's form of an S3 event.
 
-    Raises KeyError when `event` is not of that form; the message then ends in the dead-letter
-    queue, where a person finds it.
+    Raises KeyError, TypeError or ValueError when `event` is not of that form; the message then
+    ends in the dead-letter queue, where a person finds it.
     """
+    if event["detail-type"] not in DETAIL_TYPES:
+        raise ValueError(f"'{event['detail-type']}' is no change of an object.")
     detail = event["detail"]
     thing = detail["object"]
     # A deletion has no etag, and some sources send no sequencer.
@@ -95,17 +94,6 @@ def parse_change(event: dict[str, Any]) -> Change:
         key=thing["key"],
         event=f"{event['detail-type']}:{told_by}",
     )
-
-
-def _refuse(*, refused: str, key: str) -> None:
-    # The decorator is applied here, and not above, because the table's name is known only in a
-    # running function.
-    idempotent_function(
-        _mail_refusal,
-        data_keyword_argument="refused",
-        persistence_store=_persistence(),
-        config=IDEMPOTENCY,
-    )(refused=refused, key=key)
 
 
 def _mail_refusal(*, refused: str, key: str) -> None:

@@ -19,6 +19,7 @@ RUN_FIELDS = (
     "id",
     "dataset",
     "status",
+    "verdict",
     "started_at",
     "ended_at",
     "dataset_version",

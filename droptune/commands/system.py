@@ -66,6 +66,12 @@ def status(home: Path, output: Output) -> None:
             console.print(services)
             console.print()
         _print_addresses(console, state)
+        if state.dead_letters:
+            console.print(
+                f"\n[red]{state.dead_letters} events of uploads could not be handled.[/red] "
+                "Look at them with [bold]droptune redrive --dry-run[/bold].",
+                soft_wrap=True,
+            )
         if not state.running:
             console.print("\nStart it with [bold]droptune up[/bold].")
 
@@ -100,6 +106,7 @@ def _print_addresses(console: Console, state: Status) -> None:
     for name, value in (
         ("AWS endpoint", state.endpoint_url),
         ("API", state.api_url),
+        ("console", state.api_url and f"{state.api_url}/"),
         ("bucket", state.bucket),
         ("backbone", state.backbone),
     ):

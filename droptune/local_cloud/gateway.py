@@ -28,6 +28,7 @@ from hypercorn.config import Config
 from droptune.local_cloud.integrations import attach, write_errors
 from droptune.local_cloud.outbox import Outbox
 from droptune.local_cloud.persistence import RequestLog, Snapshots
+from droptune.local_cloud.queue_metrics import QueueMetrics
 
 logger = logging.getLogger("droptune.gateway")
 
@@ -67,7 +68,7 @@ class Gateway:
         self._deployment_file = deployment_file
         self._log = RequestLog(log_directory)
         self._snapshots: Snapshots | None = None
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -86,14 +87,15 @@ class Gateway:
                 await self._replay()
                 self._snapshots = Snapshots(self._log)
                 await self._snapshots.flush()
-                self._loop = asyncio.create_task(self._snapshots.run())
+                metrics = QueueMetrics(on_change=lambda: self._mark("monitoring"))
+                self._loops = [asyncio.create_task(each.run()) for each in (self._snapshots, metrics)]
             await send(message)
 
         await self._application(scope, receive, send_after_start)
-        if self._loop is not None:
-            self._loop.cancel()
+        for loop in self._loops:
+            loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+                await loop
 
     async def _replay(self) -> None:
         count = 0

@@ -127,6 +127,7 @@ def _lost_a_job(session: boto3.Session, run: str) -> bool:
     """Whether a job of the run ended because SageMaker did."""
     sagemaker = session.client("sagemaker")
     describe = (
+        (sagemaker.describe_processing_job, {"ProcessingJobName": f"{run}-decode"}),
         (sagemaker.describe_processing_job, {"ProcessingJobName": f"{run}-prepare"}),
         (sagemaker.describe_hyper_parameter_tuning_job, {"HyperParameterTuningJobName": run}),
         (sagemaker.describe_training_job, {"TrainingJobName": f"{run}-retrain"}),

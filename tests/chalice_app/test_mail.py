@@ -1,12 +1,16 @@
 """The mail's words, in both forms."""
 
+import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from chalicelib import costs, notifications
+from chalicelib import costs, history, notifications
 from chalicelib.mail_format import Block, Command, Heading, Link, Paragraph, Table, to_html, to_text
+
+from tests.chalice_app.conftest import Stack
 
 EVALUATION: dict[str, Any] = {"accuracy": 0.8727}
 
@@ -23,6 +27,11 @@ EVALUATION: dict[str, Any] = {"accuracy": 0.8727}
             {"status": "SUCCEEDED", "verdict": "rejected", "model_version": 2},
             EVALUATION,
             "tuxpaint-photos: model 2 was not promoted, accuracy 0.87",
+        ),
+        (
+            {"status": "SUCCEEDED", "verdict": "unchanged", "dataset_version": 3},
+            None,
+            "tuxpaint-photos: nothing has changed since version 3",
         ),
         (
             {"status": "FAILED", "error": {"message": "Dataset 'x' has\none class."}},
@@ -123,3 +132,71 @@ def test_mistakes_are_counted_in_words() -> None:
     assert re.search(r"tool taken for vehicle +2 times", text)
     assert re.search(r"fish taken for mammal +once", text)
     assert "bird" not in text
+
+
+RUN: dict[str, Any] = {
+    "run": "pets-261122143912-9f3a",
+    "dataset": "pets",
+    "dataset_version": 2,
+    "config": {"api_url": "https://example.com/api", "instances": {"endpoint": "ml.m5.large"}},
+}
+DOCTOR: dict[str, Any] = {
+    "version": 2,
+    "images": 271,
+    "classes": {"cat": {}, "dog": {}},
+    "quarantined": [{}],
+    "duplicates": [],
+    "suspected_labels": [{}, {}],
+}
+PAGE = "https://example.com/api/datasets/pets/versions/2/doctor"
+
+
+@pytest.fixture
+def mail(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Writes the mail of a run that took no time."""
+    monkeypatch.setattr(history, "list_states", lambda _: [])
+
+    def write(**facts: Any) -> dict[str, str]:
+        return notifications.write_mail(RUN | {"execution_arn": "arn"} | facts)
+
+    return write
+
+
+def test_what_the_doctor_found_is_told(stack: Stack, mail: Callable[..., dict[str, str]]) -> None:
+    # GIVEN a version that the doctor has looked at, and a run that failed later
+    stack.put("versions/pets/2/doctor.json", json.dumps(DOCTOR))
+    written = mail(status="FAILED", error={"message": "No capacity.", "hint": "Wait."})
+    # WHEN its mail is read THEN it says in a line what was found, and where to look
+    for words in (
+        "271 usable images in 2 classes.",
+        "left out 1 file, and found no groups of images that look the same and 2 labels that may be wrong",
+        PAGE,
+    ):
+        assert words in " ".join(written["text"].split())
+        assert words in " ".join(written["html"].split())
+
+
+def test_where_the_doctor_never_came_nothing_is_told(mail: Callable[..., dict[str, str]]) -> None:
+    # GIVEN runs that failed in Decode, and before their seal
+    for version in (1, 2):
+        error = {"message": "One class.", "hint": "Add one."}
+        written = mail(status="FAILED", error=error, dataset_version=version)
+        # WHEN their mails are read THEN they name no page that is not there
+        assert "doctor" not in written["text"]
+    unsealed = {name: value for name, value in RUN.items() if name != "dataset_version"}
+    facts: dict[str, Any] = {
+        "status": "FAILED",
+        "error": {"message": "No images.", "hint": "Add some."},
+        "execution_arn": "arn",
+    }
+    assert "doctor" not in notifications.write_mail(unsealed | facts)["text"]
+
+
+def test_a_run_that_found_nothing_new_says_so(stack: Stack, mail: Callable[..., dict[str, str]]) -> None:
+    # GIVEN a run on the content of version 2
+    stack.put("versions/pets/2/doctor.json", json.dumps(DOCTOR))
+    written = mail(status="SUCCEEDED", verdict="unchanged")
+    # WHEN its mail is read THEN it says that nothing was done, and repeats no findings
+    assert written["subject"] == "pets: nothing has changed since version 2"
+    assert "nothing was trained" in written["text"]
+    assert "doctor" not in written["text"]

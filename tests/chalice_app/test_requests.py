@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 from chalice.app import Response
-from chalicelib import http_errors, predictions, uploads
+from chalicelib import http_errors, queries, uploads
 from chalicelib.errors import EmptyDataset, InvalidParameter, NoLiveModel
 
 
 @pytest.mark.parametrize(("text", "count"), [(None, 3), ("", 3), ("1", 1), ("1000", 1000), ("007", 7)])
 def test_a_count(text: str | None, count: int) -> None:
-    assert predictions.parse_count("top_k", text, default=3, highest=1000) == count
+    assert queries.parse_count("top_k", text, default=3, highest=1000) == count
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.0", "1001", "x", " 1", "٣", "nan"])
 def test_no_count(text: str) -> None:
     with pytest.raises(InvalidParameter, match="whole number from 1 to 1000"):
-        predictions.parse_count("top_k", text, default=3, highest=1000)
+        queries.parse_count("top_k", text, default=3, highest=1000)
 
 
 def event(kind: str, **thing: Any) -> dict[str, Any]:

@@ -101,7 +101,17 @@ def test_wrong_arguments_exit_with_2(arguments: list[str], code: str, capsys: py
 
 @pytest.mark.parametrize(
     "arguments",
-    [["env"], ["runs"], ["watch"], ["watch", "pets-1"], ["predict", "x.jpg"], ["report", "pets-1"], ["drop"]],
+    [
+        ["env"],
+        ["runs"],
+        ["watch"],
+        ["watch", "pets-1"],
+        ["predict", "x.jpg"],
+        ["report", "pets-1"],
+        ["data"],
+        ["settings", "pets"],
+        ["drop"],
+    ],
     ids=" ".join,
 )
 def test_commands_exit_with_3_while_nothing_runs(

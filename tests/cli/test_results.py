@@ -78,6 +78,7 @@ def test_runs_are_listed_as_the_contract_says(
         "id": "one",
         "dataset": "pets",
         "status": "SUCCEEDED",
+        "verdict": "promoted",
         "started_at": "2026-11-22T14:00:00Z",
         "ended_at": "2026-11-22T14:02:03Z",
         "dataset_version": 1,

@@ -74,7 +74,8 @@ SETTLED = [
     *task("Settle", 0, 1),
     *wait("AwaitUploads", 1, 6),
     *task("Settle", 6, 7),
-    *task("Prepare", 7, 20),
+    *task("Decode", 7, 16),
+    *task("Prepare", 16, 20),
 ]
 RELEASED = [
     *SETTLED,
@@ -260,9 +261,9 @@ def test_a_failed_run_says_why_and_what_to_do(view_of: Callable[..., RunView]) -
     # GIVEN a run whose data was refused, with a message that looks like markup
     events = [
         *SETTLED[:-4],
-        *task("Prepare", 7, 9, "TaskFailed"),
-        *task("Explain", 9, 10),
-        event("ExecutionFailed", 11),
+        *task("Prepare", 16, 18, "TaskFailed"),
+        *task("Explain", 18, 19),
+        event("ExecutionFailed", 20),
     ]
     error = {
         "code": "TooFewClasses",
@@ -311,8 +312,10 @@ def test_plain_lines_tell_each_happening_once(view_of: Callable[..., RunView]) -
     assert told[0] == [f"pets: run {RUN} started", "Settle started"]
     assert told[1] == [
         "Settle succeeded after 0:07",
+        "Decode started",
+        "Decode succeeded after 0:09",
         "Prepare started",
-        "Prepare succeeded after 0:13",
+        "Prepare succeeded after 0:04",
         "Tune started",
         "trial 1 completed: validation:accuracy 0.861 (batch_size 32, epochs 20, learning_rate 0.00312)",
     ]

@@ -48,6 +48,7 @@ def test_one_upload_of_many_files_is_one_successful_run(system: System, finished
         "id",
         "dataset",
         "status",
+        "verdict",
         "started_at",
         "ended_at",
         "dataset_version",
@@ -104,7 +105,7 @@ def test_the_run_shows_its_states_and_the_models_their_history(system: System, f
     # THEN the design's states (but for Gate, which does no work) were passed in order, and version 1 is live
     names = [state["name"] for state in run["states"]]
     assert run["verdict"] == "promoted"
-    expected = ["Settle", "Prepare", "Tune", "Retrain", "Evaluate", "Register", "Release", "Mail"]
+    expected = ["Settle", "Decode", "Prepare", "Tune", "Retrain", "Evaluate", "Register", "Release", "Mail"]
     positions = [next(i for i, name in enumerate(names) if name.startswith(state)) for state in expected]
     assert positions == sorted(positions)
     assert models["live"] == 1
@@ -158,8 +159,51 @@ def test_dropping_the_same_data_again_trains_nothing(
     # WHEN one of its files is uploaded again as it was
     s3.put_object(Bucket=bucket, Key=key, Body=s3.get_object(Bucket=bucket, Key=key)["Body"].read())
     run = system.json("watch")
-    # THEN the run ends at once, with no new model
+    # THEN the run ends at once, with no new model, and its mail says why
     assert run["verdict"] == "unchanged"
     assert run["status"] == "SUCCEEDED"
     assert httpx.get(f"{system.json('env')['DROPTUNE_API_URL']}/models/{DATASET}").json()["live"] == 1
-    assert len(system.mails(DATASET)) == 1
+    subjects = [mail["subject"] for mail in system.mails(DATASET)]
+    assert len(subjects) == 2
+    assert f"{DATASET}: nothing has changed since version 1" in subjects
+
+
+def test_a_second_version_decodes_only_what_is_new(
+    system: System, finished_run: dict[str, object], held_back: list[Path]
+) -> None:
+    # GIVEN the first version
+    bucket = system.json("env")["DROPTUNE_BUCKET"]
+    session = system.session()
+    s3 = session.client("s3")
+
+    def lines(version: int, name: str) -> list[str]:
+        body = s3.get_object(Bucket=bucket, Key=f"versions/{DATASET}/{version}/{name}")["Body"].read()
+        return str(body, "utf-8").splitlines()
+
+    first = {image["sha256"]: image for image in map(json.loads, lines(1, "manifest.jsonl"))}
+    removed = next(image["key"] for image in first.values() if image["split"] == "train")
+    # WHEN three photos come, and one goes
+    added = {f"{photo.parent.name}/{photo.name}": photo for photo in held_back[:3]}
+    s3.delete_object(Bucket=bucket, Key=f"datasets/{DATASET}/{removed}")
+    for key, photo in added.items():
+        s3.upload_file(str(photo), bucket, f"datasets/{DATASET}/{key}")
+    run = system.json("watch")
+    # THEN they are the second version, and its difference names them
+    assert (run["status"], run["dataset_version"]) == ("SUCCEEDED", 2), run
+    diff = json.loads("".join(lines(2, "diff.json")))
+    assert diff == {"parent": 1, "added": sorted(added), "removed": [removed], "changed": []}
+    # AND Decode has read the three files alone
+    events = session.client("logs").filter_log_events(
+        logGroupName="/aws/sagemaker/ProcessingJobs", logStreamNamePrefix=f"{run['id']}-decode/"
+    )["events"]
+    messages = "\n".join(event["message"] for event in events)
+    assert "Found 3 files" in messages
+    assert "decoded 3, reused 0, quarantined 0 of 3 files" in messages
+    doctor = json.loads("".join(lines(2, "doctor.json")))
+    assert (doctor["decoded"], doctor["reused"]) == (3, len(first) - 1)
+    # AND every photo of the first version is in the split in which it was
+    second = {image["sha256"]: image for image in map(json.loads, lines(2, "manifest.jsonl"))}
+    assert len(second) == len(first) + 2
+    kept = first.keys() & second.keys()
+    assert len(kept) == len(first) - 1
+    assert [second[content]["split"] for content in kept] == [first[content]["split"] for content in kept]

@@ -15,7 +15,7 @@ CONTRACT = """
 import inspect, json
 from ministack import app
 from ministack.core import persistence, router
-from ministack.services import apigateway_v1, lambda_svc, s3, ses, ses_v2, stepfunctions
+from ministack.services import apigateway_v1, cloudwatch, lambda_svc, s3, ses, ses_v2, sqs, stepfunctions
 print(json.dumps({
     "handlers": isinstance(app.SERVICE_HANDLERS, dict),
     "handler_arguments": list(inspect.signature(app.SERVICE_HANDLERS["s3"]).parameters),
@@ -35,6 +35,13 @@ print(json.dumps({
     "relay": list(inspect.signature(ses._smtp_relay).parameters),
     "relay_v2": ses_v2._smtp_relay is ses._smtp_relay,
     "write_object": list(inspect.signature(s3._atomic_write).parameters),
+    "alarms": hasattr(cloudwatch._alarms, "values"),
+    "record_metric": list(inspect.signature(cloudwatch.record_metric).parameters),
+    "evaluate_alarm": list(inspect.signature(cloudwatch._evaluate_alarm).parameters),
+    "evict_metrics": list(inspect.signature(cloudwatch._evict_old_metrics).parameters),
+    "queues": hasattr(sqs._queues, "get") and hasattr(sqs._queues_lock, "acquire"),
+    "queue_url": list(inspect.signature(sqs._queue_url).parameters),
+    "refresh_counts": list(inspect.signature(sqs._refresh_counts).parameters),
 }))
 """
 
@@ -42,7 +49,7 @@ print(json.dumps({
 def test_the_private_names_of_ministack_that_the_gateway_relies_on() -> None:
     # GIVEN the pinned ministack
     assert version("ministack") == "1.5.33"
-    # WHEN the names that integrations.py and persistence.py reach for are looked at
+    # WHEN the names that integrations.py, persistence.py and queue_metrics.py reach for are looked at
     answer = subprocess.run([sys.executable, "-c", CONTRACT], capture_output=True, text=True, check=True)
     # THEN each has the shape that they count on
     assert json.loads(answer.stdout) == {
@@ -63,6 +70,13 @@ def test_the_private_names_of_ministack_that_the_gateway_relies_on() -> None:
         "relay": ["source", "to_addrs", "message_str"],
         "relay_v2": True,
         "write_object": ["fpath", "data", "text"],
+        "alarms": True,
+        "record_metric": ["namespace", "metric_name", "value", "unit", "dimensions"],
+        "evaluate_alarm": ["alarm"],
+        "evict_metrics": [],
+        "queues": True,
+        "queue_url": ["name"],
+        "refresh_counts": ["q"],
     }
 
 

@@ -9,7 +9,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
 FORBIDDEN_IN_TRAINING = {"boto3", "botocore", "sagemaker", "chalice", "aws_lambda_powertools", "droptune", "ministack"}
-ALLOWED_IN_LAMBDA = {"aws_lambda_powertools", "boto3", "botocore", "chalice", "chalicelib"}
+ALLOWED_IN_LAMBDA = {
+    "aws_lambda_powertools",
+    "boto3",
+    "botocore",
+    "chalice",
+    "chalicelib",
+    "fastjsonschema",
+    "multipart",
+}
 
 
 def imports(file: Path) -> set[str]:

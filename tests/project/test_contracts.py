@@ -45,7 +45,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """The Lambda code in the environment that the template makes, on tables that only remember."""
     variables = RESOURCES["Globals"]["Function"]["Environment"]["Variables"]
-    rendered = re.sub(r"\${\w+(?:Seconds|Jobs)}", "1", variables["DROPTUNE_CONFIG"]["Fn::Sub"])
+    rendered = re.sub(r"\${\w+(?:Seconds|Jobs|Count)}", "1", variables["DROPTUNE_CONFIG"]["Fn::Sub"])
     monkeypatch.setenv("DROPTUNE_CONFIG", rendered)
     monkeypatch.setenv("STATE_MACHINE_ARN", "arn:aws:states:us-east-1:000000000000:stateMachine:droptune-retrain")
     recorded = Recorder()
@@ -207,14 +207,22 @@ class TestTheContainers:
         told = {word for word in words(section(PAGE, "Error codes of the workflow")) if CODE.fullmatch(word)}
         assert told == found - data
 
-    @pytest.mark.parametrize(("job", "file"), [("Prepare", "prepare.py"), ("Evaluate", "evaluate.py")])
-    def test_variables_of_processing_jobs(self, job: str, file: str) -> None:
-        # GIVEN the variables that an entry point reads, and for Prepare those of the weights' loader
-        source = text(ROOT / "training_code" / file)
-        source += text(ROOT / "training_code" / "weights.py") if job == "Prepare" else ""
+    @pytest.mark.parametrize(
+        ("job", "files"),
+        [
+            ("Decode", ["decode.py", "features.py", "weights.py"]),
+            ("Prepare", ["prepare.py"]),
+            ("Evaluate", ["evaluate.py"]),
+        ],
+    )
+    def test_variables_of_processing_jobs(self, job: str, files: list[str]) -> None:
+        # GIVEN the variables that an entry point reads, and its own modules that read some
+        source = "".join(text(ROOT / "training_code" / file) for file in files)
         read = set(re.findall(r"(?:environment_\w+|os\.environ\.get)\(\"([A-Z_]+)\"", source))
         # WHEN its sentence is read
-        sentence = re.search(rf"{job} reads (.*?)(?:; Evaluate|\n)", section(PAGE, "Container contract"))
+        sentence = re.search(
+            rf"{job} reads (.*?)(?: Prepare reads| Evaluate reads|\n)", section(PAGE, "Container contract")
+        )
         assert sentence
         # THEN it names these and no others
         assert {word for word in words(sentence[1]) if re.fullmatch(r"[A-Z_]+", word)} == read

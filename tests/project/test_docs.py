@@ -14,7 +14,7 @@ import app as chalice_application
 import chalice.app
 import psutil
 import pytest
-from chalicelib import http_errors, predictions, runs
+from chalicelib import dataset_settings, datasets, http_errors, prediction_requests, runs, storage, upload_links
 from chalicelib.errors import RequestError
 from typer.main import get_command
 
@@ -214,6 +214,30 @@ class TestTheCommandPage:
         assert paths(json_form("`predict --json`")) == paths(predict)
         assert paths(json_form("`report --json`")) == paths(report)
 
+    def test_forms_of_datasets(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        # GIVEN an API that answers as its page says
+        answers = {
+            title: json_fences(section(HTTP_API, f"`GET /datasets{title}`"))[0]
+            for title in ("", "/{name}", "/{name}/versions", "/{name}/versions/{v}")
+        }
+        cloud = Cloud({"DROPTUNE_BUCKET": "b", "DROPTUNE_API_URL": "http://127.0.0.1:9"})
+        monkeypatch.setattr(cloud, "datasets", lambda: answers[""]["datasets"])
+        monkeypatch.setattr(cloud, "dataset", lambda _: answers["/{name}"])
+        monkeypatch.setattr(cloud, "versions", lambda *_: answers["/{name}/versions"]["versions"])
+        monkeypatch.setattr(cloud, "version", lambda *_: answers["/{name}/versions/{v}"])
+        monkeypatch.setattr(Cloud, "connect", lambda _: cloud)
+        # WHEN the commands show it THEN the examples have the same members
+        forms = [
+            _printed(capsys, tmp_path, "data"),
+            _printed(capsys, tmp_path, "data", "pets"),
+            _printed(capsys, tmp_path, "data", "pets", "--version", "3"),
+        ]
+        examples = json_fences(section(COMMAND, "`data --json`"))
+        assert [paths(example) for example in examples] == [paths(form) for form in forms]
+        assert paths(json_form("`settings --json`")) == paths(_printed(capsys, tmp_path, "settings", "pets"))
+
     def test_forms_of_mails_and_errors(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         # GIVEN a mailbox with one mail
         (tmp_path / "mail" / "new").mkdir(parents=True)
@@ -266,8 +290,9 @@ class TestTheHttpApiPage:
         assert address
         assert re.fullmatch(re.sub(r"{\w+}", "[^/]+", path), address[1])
         assert ("--data-binary" in line) == (method == "POST")
-        # AND answers with JSON, but for the redirect
-        assert len(json_fences(below)) == (0 if path.endswith("/report") else 1)
+        # AND answers with JSON, but for redirects and pages
+        without = path.endswith(("/report", "/doctor")) or path in {"/", "/docs", "/console/{version}/{name}"}
+        assert len(json_fences(below)) == (0 if without else 1)
         # AND its errors are among the API's
         named_errors = re.search(r"^Errors: (.*?)(?:\n\n|\Z)", below, re.MULTILINE | re.DOTALL)
         assert path == "/health" or named_errors
@@ -288,9 +313,27 @@ class TestTheHttpApiPage:
 
     def test_limits_are_those_of_the_code(self) -> None:
         # GIVEN the rows of the parameters WHEN read THEN they name the code's limits and defaults
-        assert f"1 to {predictions.MAX_TOP_K}; default {predictions.DEFAULT_TOP_K}" in HTTP_API
+        assert f"1 to {prediction_requests.MAX_TOP_K}; default {prediction_requests.DEFAULT_TOP_K}" in HTTP_API
         assert f"1 to {runs.MAX_LIMIT}; default {runs.DEFAULT_LIMIT}" in HTTP_API
-        assert f"{runs.REPORT_LINK_SECONDS // 60} minutes" in section(HTTP_API, "`GET /runs/{id}/report`")
+        assert f"{storage.LINK_SECONDS // 60} minutes" in section(HTTP_API, "`GET /runs/{id}/report`")
+        for listing in ("`GET /datasets`", "`GET /datasets/{name}/versions`"):
+            assert f"1 to {datasets.MAX_LIMIT}; default {datasets.DEFAULT_LIMIT}" in section(HTTP_API, listing)
+        assert f"from 1 to {dataset_settings.MAX_SECONDS}" in section(HTTP_API, "`PUT /datasets/{name}/settings`")
+
+    def test_uploads_are_those_of_the_code(self) -> None:
+        # GIVEN the kinds of files that are signed WHEN the table is read THEN it tells their types and sizes
+        below = section(HTTP_API, "`POST /datasets/{name}/uploads`")
+        members, kinds = tables(below)
+        assert f"1 to {upload_links.MAX_FILES} of them" in below
+        assert first_words(members) == ["path", "content_type"]
+        for (paths_told, types, size), kind in zip(
+            kinds, (upload_links.IMAGE, upload_links.ARCHIVE, upload_links.LABELS, upload_links.MARKER), strict=True
+        ):
+            assert tuple(words(types)) == kind.content_types
+            assert size.startswith(f"{kind.min_bytes} to {kind.max_bytes}")
+            assert all(
+                upload_links._kind_of(path if path == "_READY" else f"a{path}") == kind for path in words(paths_told)
+            )
 
 
 class TestTheLocalSageMakerPage:

@@ -29,10 +29,12 @@ CONFIG: dict[str, Any] = {
             "explain",
             "write_mail",
             "finish",
+            "label_images",
         )
     },
     "instances": {
         "processing": "ml.m5.xlarge",
+        "processing_count": 1,
         "tuning": "ml.g4dn.xlarge",
         "training": "ml.g4dn.xlarge",
         "endpoint": "ml.m5.large",
@@ -63,7 +65,10 @@ VARIABLES: dict[str, Any] = {
     "config": CONFIG,
     "s3": f"s3://{CONFIG['bucket']}",
     "version": 3,
-    "manifest": f"s3://{CONFIG['bucket']}/versions/tuxpaint-photos/3/objects.json",
+    "manifest": f"s3://{CONFIG['bucket']}/versions/tuxpaint-photos/3/decode.manifest",
+    "prepared": f"s3://{CONFIG['bucket']}/prepared/tuxpaint-photos/resnet50-224-2-0123abcd/",
+    "base": 2,
+    "splits": 2,
     "tuned": {
         "learning_rate": "0.0031415926535897931",
         "dropout": "0.12345678901234568",

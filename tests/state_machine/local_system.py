@@ -16,17 +16,21 @@ from boto3.dynamodb.types import TypeDeserializer
 from droptune.local_cloud import mailbox
 from droptune.local_cloud.lifecycle import LocalCloud
 from droptune.local_cloud.processes import write_json
+from droptune.local_cloud.settings import Settings
 
 FROM_DYNAMODB = TypeDeserializer().deserialize
 PROGRAMS = Path(__file__).parent / "programs"
 
 
 class SmallCloud(LocalCloud):
-    """A local cloud whose images hold the programs of these tests."""
+    """A local cloud whose images hold the programs of these tests, and whose Decode runs on two machines."""
 
     def _write_images(self) -> None:
         image = {"program": str(PROGRAMS), "train": ["train.py"], "serve": ["serve.py"], "preload": []}
         write_json(self.home / "images.json", {"droptune-training": image, "droptune-serving": image})
+
+    def _parameters(self, settings: Settings) -> dict[str, str]:
+        return {**super()._parameters(settings), "ProcessingInstanceCount": "2"}
 
 
 class LocalSystem:
@@ -83,6 +87,17 @@ class LocalSystem:
     def document(self, key: str) -> Any:
         """A JSON object of the bucket."""
         return json.load(self.session.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"])
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """A JSON Lines object of the bucket."""
+        body = self.session.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return [json.loads(line) for line in body.decode().splitlines()]
+
+    def keys(self, prefix: str, suffix: str) -> list[str]:
+        """The keys of the bucket's objects that begin and end so."""
+        pages = self.session.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return [key for key in found if key.endswith(suffix)]
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:

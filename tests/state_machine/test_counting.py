@@ -86,6 +86,7 @@ def test_a_change_that_is_counted_after_its_seal_begins_no_new_burst(system: Loc
             "run": "tail-261122143912-9f3a",
             "run_requested_at": "2026-11-22T14:39:12.000Z",
             "sealed_at": "2026-11-22T14:39:20.000Z",
+            "sealed_run": "tail-261122143912-9f3a",
             "sealed_uploads": 1,
             "sealed_hash": hash_objects([]),
             "uploads": 2,
@@ -98,4 +99,8 @@ def test_a_change_that_is_counted_after_its_seal_begins_no_new_burst(system: Loc
     follow_up = run_lock.release("tail", "tail-261122143912-9f3a")
     # THEN there is no other run, and the next burst is waited for from its own first upload
     assert follow_up is None
-    assert not {"run", "first_upload_at", "ready_at"} & set(system.dataset_item("tail"))
+    item = system.dataset_item("tail")
+    assert not {"run", "run_uploads", "first_upload_at", "ready_at"} & set(item)
+    # AND when that change is announced once more, it starts none either
+    assert item["sealed_uploads"] == item["uploads"] == 2
+    assert run_lock.ensure_run("tail") is None

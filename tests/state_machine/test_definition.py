@@ -65,11 +65,12 @@ def test_asl_validator_finds_nothing() -> None:
     if not validator.exists():
         install = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
         subprocess.run(install, cwd=HERE, check=True, capture_output=True, timeout=240)
-    # WHEN it reads the state machine, JSONata expressions included
-    command = [str(validator), "--json-path", str(FILE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    # THEN it has nothing to say
-    assert done.returncode == 0, done.stdout + done.stderr
+    # WHEN it reads the state machines, JSONata expressions included
+    for file in sorted(FILE.parent.glob("*.asl.json")):
+        command = [str(validator), "--json-path", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # THEN it has nothing to say
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -147,10 +148,87 @@ def test_the_longest_tuning_summary_fits_an_environment_value() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "base", "splits", "inputs"),
+    [
+        ("Decode", None, None, ["dataset", "weights"]),
+        ("Decode", 2, 2, ["dataset", "weights", "base"]),
+        ("Prepare", None, None, ["version", "decoded", "features", "thumbnails"]),
+        ("Prepare", None, 1, ["version", "decoded", "features", "thumbnails", "splits"]),
+        ("Prepare", 2, 1, ["version", "decoded", "features", "thumbnails", "base", "splits"]),
+    ],
+)
+def test_an_earlier_version_is_an_input_only_if_there_is_one(
+    state: str, base: int | None, splits: int | None, inputs: list[str]
+) -> None:
+    # GIVEN what Settle found to build on
+    # WHEN the job is made
+    arguments = evaluate(STATES[state]["Arguments"], base=base, splits=splits)
+    # THEN it gets the versions that there are, each in the folder of its name
+    found = {entry["InputName"]: entry["S3Input"] for entry in arguments["ProcessingInputs"]}
+    assert list(found) == inputs
+    assert all(entry["LocalPath"] == f"/opt/ml/processing/input/{name}" for name, entry in found.items())
+    if base:
+        assert found["base"]["S3Uri"] == f"{VARIABLES['prepared']}versions/{base}/"
+    if splits and state == "Prepare":
+        assert found["splits"]["S3Uri"].endswith(f"/versions/tuxpaint-photos/{splits}/splits.json")
+
+
+def test_only_decode_shares_its_input_among_its_machines() -> None:
+    # GIVEN a stack with several machines for Decode
+    config = CONFIG | {"instances": CONFIG["instances"] | {"processing_count": 3}}
+    for name, state in TASKS.items():
+        if "createProcessingJob" not in state["Resource"]:
+            continue
+        # WHEN a processing job is made
+        arguments = evaluate(state["Arguments"], config=config)
+        sharded = [
+            entry["InputName"]
+            for entry in arguments["ProcessingInputs"]
+            if entry["S3Input"]["S3DataDistributionType"] == "ShardedByS3Key"
+        ]
+        count = arguments["ProcessingResources"]["ClusterConfig"]["InstanceCount"]
+        # THEN none but Decode runs on them, and they share the images alone
+        assert (sharded, count) == ((["dataset"], 3) if name == "Decode" else ([], 1))
+
+
+def test_what_one_state_writes_is_where_the_next_ones_read() -> None:
+    # GIVEN the places of all inputs, outputs and channels of a run
+    decode, prepare, evaluation = (evaluate(STATES[name]["Arguments"]) for name in ("Decode", "Prepare", "Evaluate"))
+    tune = evaluate(STATES["Tune"]["Arguments"]["TrainingJobDefinition"]["InputDataConfig"])
+    retrain = evaluate(STATES["Retrain"]["Arguments"]["InputDataConfig"])
+
+    def inputs(job: dict[str, Any]) -> dict[str, str]:
+        return {entry["InputName"]: entry["S3Input"]["S3Uri"] for entry in job["ProcessingInputs"]}
+
+    def outputs(job: dict[str, Any]) -> dict[str, str]:
+        entries = job["ProcessingOutputConfig"]["Outputs"]
+        return {entry["OutputName"]: entry["S3Output"]["S3Uri"] for entry in entries}
+
+    # THEN Prepare reads what Decode writes
+    written = outputs(decode)
+    assert inputs(prepare)["decoded"] == written["decoded"]
+    for name in ("features", "thumbnails"):
+        assert inputs(prepare)[name] == f"{written['blocks']}{name}/"
+    assert prepare["Environment"]["BLOCKS_URI"] == written["blocks"]
+    # AND a later version reads what Prepare writes
+    written = outputs(prepare)
+    assert inputs(decode)["base"] == inputs(prepare)["base"] == written["prepared"].replace("/3/", "/2/")
+    assert inputs(prepare)["splits"] == written["version"].replace("/3/", "/2/") + "splits.json"
+    # AND so do the trainings and Evaluate: the version's folder, and the blocks that its manifest names
+    sources = {entry["ChannelName"]: entry["DataSource"]["S3DataSource"] for entry in tune}
+    assert tune == retrain
+    assert sources["prepared"]["S3Uri"] == inputs(evaluation)["prepared"] == written["prepared"]
+    manifest = f"{written['prepared']}blocks.manifest"
+    assert (sources["blocks"]["S3Uri"], sources["blocks"]["S3DataType"]) == (manifest, "ManifestFile")
+    assert inputs(evaluation)["blocks"] == manifest
+    assert sources["weights"]["S3Uri"] == inputs(decode)["weights"]
+
+
+@pytest.mark.parametrize(
     ("champion", "inputs", "version"),
     [
-        ({}, ["prepared", "model", "output"], ""),
-        (VARIABLES["champion"], ["prepared", "model", "output", "champion"], "2"),
+        ({}, ["prepared", "blocks", "model", "output"], ""),
+        (VARIABLES["champion"], ["prepared", "blocks", "model", "output", "champion"], "2"),
     ],
 )
 def test_the_champion_is_an_input_only_if_there_is_one(champion: Any, inputs: list[str], version: str) -> None:

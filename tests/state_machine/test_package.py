@@ -76,10 +76,13 @@ def test_a_broken_application_is_refused_with_its_cause(tmp_path: Path, monkeypa
     (app / "requirements.txt").write_text("")
     monkeypatch.setattr(packaging, "APP", app)
     monkeypatch.setattr(packaging, "ROOT", tmp_path)
-    for name in ("RESOURCES", "DEFINITION", "__file__"):
+    for name in ("RESOURCES", "__file__"):
         copy = tmp_path / Path(getattr(packaging, name)).name
         copy.write_text(Path(getattr(packaging, name)).read_text())
         monkeypatch.setattr(packaging, name, copy)
+    for name, file in packaging.DEFINITIONS.items():
+        shutil.copy(file, tmp_path)
+        monkeypatch.setitem(packaging.DEFINITIONS, name, tmp_path / file.name)
     # WHEN it is packaged
     with pytest.raises(OperationFailed) as caught:
         package(tmp_path / "out")
@@ -135,10 +138,13 @@ def test_the_zip_is_small_and_pure(built: Package) -> None:
     assert not {"torch", "sagemaker", "boto3", "numpy"} & {name.split("/")[0] for name in names}
 
 
-def test_the_state_machine_is_deployed_byte_for_byte(template: dict[str, Any]) -> None:
-    properties = template["Resources"]["StateMachine"]["Properties"]
-    assert properties["DefinitionString"] == FILE.read_text()
-    assert "DefinitionSubstitutions" not in properties
+def test_the_state_machines_are_deployed_byte_for_byte(template: dict[str, Any]) -> None:
+    assert packaging.DEFINITIONS["StateMachine"] == FILE
+    assert set(packaging.DEFINITIONS.values()) == set(FILE.parent.glob("*.asl.json"))
+    for name, file in packaging.DEFINITIONS.items():
+        properties = template["Resources"][name]["Properties"]
+        assert properties["DefinitionString"] == file.read_text()
+        assert "DefinitionSubstitutions" not in properties
 
 
 def test_every_function_has_a_role_and_a_log_of_its_own(template: dict[str, Any]) -> None:

@@ -35,15 +35,26 @@ def test_first_better_worse_and_unchanged_data(system: LocalSystem) -> None:
     assert (first["status"], first["verdict"], first["error"]) == ("SUCCEEDED", "promoted", None)
     assert (first["dataset_version"], first["model_version"], first["accuracy"]) == (1, 1, 0.56)
     # AND the version is sealed: the marker is no data
-    objects = system.document("versions/pets/1/objects.json")
-    assert objects[0] == {"prefix": f"s3://{system.bucket}/datasets/pets/"}
-    assert objects[1:] == sorted(f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(3))
+    keys = sorted(f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(3))
+    assert [entry["key"] for entry in system.lines("versions/pets/1/objects.jsonl")] == keys
+    assert system.document("versions/pets/1/decode.manifest") == [
+        {"prefix": f"s3://{system.bucket}/datasets/pets/"},
+        *keys,
+    ]
     seal = system.document("versions/pets/1/seal.json")
     assert (seal["version"], seal["parent"], seal["objects"], seal["bytes"]) == (1, None, 6, 24)
     # AND the containers got what the contract says
-    environment = system.document("prepared/pets/1/summary.json")["environment"]
+    (prepared,) = system.keys("prepared/pets/", "versions/1/summary.json")
+    environment = system.document(prepared)["environment"]
     wanted = {"DATASET": "pets", "DATASET_VERSION": "1", "BACKBONE": "resnet18", "IMAGE_SIZE": "224", "SEED": "0"}
     assert wanted.items() <= environment.items()
+    recipe = prepared.removesuffix("versions/1/summary.json")
+    assert recipe.startswith("prepared/pets/resnet18-224-2-")
+    assert environment["BLOCKS_URI"] == f"s3://{system.bucket}/{recipe}blocks/"
+    # AND Decode's two machines have shared the files
+    shares = [system.lines(f"{recipe}decoded/1/records-{host}.jsonl") for host in ("algo-1", "algo-2")]
+    assert [len(share) for share in shares] == [3, 3]
+    assert sorted(record["key"] for share in shares for record in share) == keys
     hyper_parameters = system.document(f"runs/pets/{first['id']}/evaluation/evaluation.json")["hyper_parameters"]
     assert (hyper_parameters["artifact"], hyper_parameters["debug_hook"]) == ("model", "true")
     assert hyper_parameters["tuning"]["trials"] == 8
@@ -69,8 +80,9 @@ def test_first_better_worse_and_unchanged_data(system: LocalSystem) -> None:
     # THEN the run says so, and neither trains nor writes
     assert (unchanged["status"], unchanged["verdict"], unchanged["dataset_version"]) == ("SUCCEEDED", "unchanged", 1)
     states = system.api.get(f"/runs/{unchanged['id']}").json()["states"]
-    assert [state["name"] for state in states] == ["Settle", "Finish"]
-    assert len(system.mails("pets: ")) == 1
+    assert [state["name"] for state in states] == ["Settle", "Mail", "SendMail", "Finish"]
+    assert len(system.mails("pets: nothing has changed since version 1")) == 1
+    assert len(system.mails("pets: ")) == 2
 
     # WHEN images are deleted, so that the new model is worse
     for number in (1, 2):
@@ -80,6 +92,9 @@ def test_first_better_worse_and_unchanged_data(system: LocalSystem) -> None:
     assert (rejected["verdict"], rejected["dataset_version"], rejected["model_version"]) == ("rejected", 2, 2)
     assert predict(system, "pets")["model_version"] == 1
     assert [mail.subject for mail in system.mails("pets: model 2")] == ["pets: model 2 was not promoted, accuracy 0.54"]
+    # AND nothing was decoded that had been decoded before: a manifest must name a file all the same
+    assert len(system.document("versions/pets/2/decode.manifest")) == 2
+    assert len(system.lines(f"{recipe}versions/2/index.jsonl")) == 4
 
     # WHEN images are added, so that the new model is better
     system.upload_classes("pets", "cat", "dog", start=10, images=4)
@@ -89,6 +104,16 @@ def test_first_better_worse_and_unchanged_data(system: LocalSystem) -> None:
     assert wait_for("the new version", lambda: predict(system, "pets")["model_version"] == 3)
     (mail,) = system.mails("pets: model 3")
     assert "Model 3 replaced model 1 and is live." in mail.text
+    # AND only what had come was decoded, with the files of the version before beside it
+    assert len(system.document("versions/pets/3/decode.manifest")) == 1 + 8
+    assert system.document("versions/pets/3/doctor.json")["decoded"] == 8
+    # AND no file has moved to another split
+    splits = [
+        {image["key"]: image["split"] for image in system.lines(f"{recipe}versions/{version}/index.jsonl")}
+        for version in (1, 3)
+    ]
+    assert splits[0].keys() - splits[1].keys() == {"cat/1.jpg", "cat/2.jpg"}
+    assert all(splits[0][key] == splits[1][key] for key in splits[0].keys() & splits[1].keys())
     # AND the models are listed, newest first
     models = system.api.get("/models/pets").json()
     assert models["live"] == 3
@@ -243,7 +268,6 @@ def test_every_error_of_the_api_has_one_shape(system: LocalSystem) -> None:
         ("GET", "/models/%C3%9Cn%C3%AF", b"", {}, 404, "UnknownDataset"),
         ("GET", "/runs/none", b"", {}, 404, "UnknownRun"),
         ("GET", "/runs/none/report", b"", {}, 404, "UnknownRun"),
-        ("GET", "/", b"", {}, 404, "NotFound"),
         ("GET", "/no/such/path", b"", {}, 404, "NotFound"),
         ("GET", "/predict/shape", b"", {}, 405, "MethodNotAllowed"),
         ("DELETE", "/runs", b"", {}, 405, "MethodNotAllowed"),
@@ -276,8 +300,9 @@ def test_every_error_of_the_api_has_one_shape(system: LocalSystem) -> None:
     assert [found["id"] for found in system.runs("shape")] == [run["id"]]
     assert len(system.api.get("/runs", params={"limit": "1"}).json()["runs"]) == 1
     described = system.api.get(f"/runs/{urllib.parse.quote(run['id'])}").json()
-    assert [state["name"] for state in described["states"]][:6] == [
+    assert [state["name"] for state in described["states"]][:7] == [
         "Settle",
+        "Decode",
         "Prepare",
         "Tune",
         "Retrain",

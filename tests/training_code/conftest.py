@@ -5,6 +5,7 @@
 """
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -16,14 +17,19 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import contract
+import decode
 import evaluate
 import numpy as np
 import prepare
 import pytest
 import train
+from chalicelib import names
+from chalicelib.dataset_objects import hash_objects
 from PIL import Image
+from prepared import FEATURES, THUMBNAILS, write_lines
 
 TRAINING_CODE = Path(contract.__file__).parent
 # Random weights, for mechanics. The smallest network of torchvision whose activations do not vanish then:
@@ -36,20 +42,29 @@ ENVIRONMENT = {
     "IMAGE_SIZE": "32",
     "SEED": "0",
     "PRETRAINED": "false",
+    "BLOCKS_URI": "s3://droptune/prepared/shapes/recipe/blocks/",
     "RUN": "shapes-261122143912-9f3a",
     "CHAMPION_VERSION": "",
     "TUNING_SUMMARY": "",
 }
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
-FAILURE_FILES = {prepare: "message", evaluate: "message", train: "failure"}
+FAILURE_FILES = {decode: "message", prepare: "message", evaluate: "message", train: "failure"}
 
 RunJob = Callable[..., int]
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+class PreparedFolders(NamedTuple):
+    """The two folders of a prepared version, in the order in which `open_prepared` takes them."""
+
+    version: Path
+    blocks: Path
+
+
 def make_photo(file: Path, colour: tuple[int, int, int], seed: int) -> Path:
     """A noisy JPEG of one colour, 60 x 40 pixels."""
-    noise = np.random.default_rng(seed).integers(-40, 40, size=(40, 60, 3))
+    # Photos of two colours must not look the same in grey: they would be duplicates.
+    noise = np.random.default_rng([*colour, seed]).integers(-40, 40, size=(40, 60, 3))
     pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, format="JPEG")
@@ -69,7 +84,7 @@ def photo() -> Callable[[Path, tuple[int, int, int], int], Path]:
 
 @pytest.fixture
 def dataset_dir(tmp_path: Path) -> Path:
-    """The input folder of a prepare job below `tmp_path`, empty."""
+    """The input folder of a decode job below `tmp_path`, empty."""
     folder = tmp_path / "processing" / "input" / "dataset"
     folder.mkdir(parents=True)
     return folder
@@ -95,6 +110,63 @@ def run_in_process(patch: pytest.MonkeyPatch, module: ModuleType, base: Path, **
         return contract.run(module.main, base / "output" / FAILURE_FILES[module])
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def seal(base: Path, version: int) -> None:
+    """Writes the seal of the dataset below `base` as Settle does, as a first version, into Prepare's input."""
+    dataset = base / "processing" / "input" / "dataset"
+    paths = {file.relative_to(dataset).as_posix(): file for file in dataset.rglob("*") if file.is_file()}
+    objects = [
+        {
+            "key": key,
+            "size": path.stat().st_size,
+            "etag": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+        }
+        for key, path in sorted(paths.items())
+        if names.is_data(key)
+    ]
+    folder = base / "processing" / "input" / "version"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_lines(folder / "objects.jsonl", objects)
+    diff = {"parent": None, "added": [entry["key"] for entry in objects], "removed": [], "changed": []}
+    (folder / "diff.json").write_text(json.dumps(diff), "utf-8")
+    document = {
+        "dataset": ENVIRONMENT["DATASET"],
+        "version": version,
+        "parent": None,
+        "content_hash": hash_objects(objects),
+        "objects": len(objects),
+        "bytes": sum(path.stat().st_size for path in paths.values()),
+        "added": len(objects),
+        "removed": 0,
+        "changed": 0,
+        "sealed_at": "2026-11-22T14:39:12Z",
+    }
+    (folder / "seal.json").write_text(json.dumps(document), "utf-8")
+
+
+def decode_and_prepare_in_process(patch: pytest.MonkeyPatch, base: Path, **environment: str) -> int:
+    """Runs both jobs on the dataset below `base`, with nothing to build on; returns the last exit status.
+
+    The prepared version is below `processing/output`: `prepared` and `blocks`.
+    """
+    if status := run_in_process(patch, decode, base, **environment):
+        return status
+    inputs, outputs = base / "processing" / "input", base / "processing" / "output"
+    seal(base, int(environment.get("DATASET_VERSION", ENVIRONMENT["DATASET_VERSION"])))
+    for name, source in (
+        ("decoded", outputs / "decoded"),
+        (FEATURES, outputs / "blocks" / FEATURES),
+        (THUMBNAILS, outputs / "blocks" / THUMBNAILS),
+    ):
+        (inputs / name).symlink_to(source)
+    return run_in_process(patch, prepare, base, **environment)
+
+
+@pytest.fixture
+def decode_and_prepare(monkeypatch: pytest.MonkeyPatch) -> RunJob:
+    """`decode_and_prepare(base_dir, **environment)` → exit status."""
+    return functools.partial(decode_and_prepare_in_process, monkeypatch)
 
 
 @pytest.fixture
@@ -163,26 +235,29 @@ def failure() -> Callable[[Path], dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data of 3 classes x 10 photos."""
+def prepared_once(tmp_path_factory: pytest.TempPathFactory) -> PreparedFolders:
+    """Prepared data of 3 classes x 10 photos, to be read only."""
     base = tmp_path_factory.mktemp("prepared")
     fill(base / "processing" / "input" / "dataset")
     with pytest.MonkeyPatch.context() as patch:
-        assert run_in_process(patch, prepare, base) == 0
-    return base / "processing" / "output" / "prepared"
+        assert decode_and_prepare_in_process(patch, base) == 0
+    outputs = base / "processing" / "output"
+    return PreparedFolders(outputs / "prepared", outputs / "blocks")
 
 
-def make_training(base: Path, prepared: Path, hyper_parameters: dict[str, str]) -> Path:
-    shutil.copytree(prepared, base / "input" / "data" / "prepared")
+def make_training(base: Path, prepared: PreparedFolders, hyper_parameters: dict[str, str]) -> Path:
+    for channel, folder in (("prepared", prepared.version), ("blocks", prepared.blocks)):
+        shutil.copytree(folder, base / "input" / "data" / channel)
     config = base / "input" / "config"
     config.mkdir(parents=True)
-    given = {"backbone": BACKBONE, "epochs": "3", **hyper_parameters}
+    # Quantising takes seconds; what comes of it is shown in test_export.py.
+    given = {"backbone": BACKBONE, "epochs": "3", "quantize": "false", **hyper_parameters}
     (config / "hyperparameters.json").write_text(json.dumps(given), encoding="utf-8")
     return base
 
 
 @pytest.fixture
-def training_dir(tmp_path: Path, prepared_once: Path) -> Callable[..., Path]:
+def training_dir(tmp_path: Path, prepared_once: PreparedFolders) -> Callable[..., Path]:
     """`training_dir(epochs="3", …)` → base folder of a training job with those hyper-parameters."""
     numbers = itertools.count()
 
@@ -193,7 +268,7 @@ def training_dir(tmp_path: Path, prepared_once: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory: pytest.TempPathFactory, prepared_once: Path) -> Path:
+def trained_once(tmp_path_factory: pytest.TempPathFactory, prepared_once: PreparedFolders) -> Path:
     """Base folder of a training that has ended well, to be read only."""
     base = tmp_path_factory.mktemp("trained") / "base"
     make_training(base, prepared_once, {"epochs": "12", "learning_rate": "0.02"})

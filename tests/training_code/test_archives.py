@@ -1,5 +1,6 @@
 """Archives that strangers made."""
 
+import errno
 import io
 import stat
 import tarfile
@@ -46,9 +47,10 @@ def test_members_come_out_whole(tmp_path: Path, name: str) -> None:
         make_tar(file, [tar_entry("cat", tarfile.DIRTYPE), ("cat/1.jpg", b"one"), ("dog/2.jpg", b"two")])
 
     # WHEN it is unpacked
-    members = archives.unpack(file, tmp_path / "out")
+    archives.unpack(file, tmp_path / "out")
 
     # THEN the files are there, under names of our own
+    members = list(archives.members(tmp_path / "out"))
     assert [(member.name, member.path.read_bytes()) for member in members] == [
         ("cat/1.jpg", b"one"),
         ("dog/2.jpg", b"two"),
@@ -140,20 +142,105 @@ def test_limits_on_size_and_count(tmp_path: Path, name: str, monkeypatch: pytest
     for limit, value in (("MAX_MEMBERS", 3), ("MAX_UNPACKED_BYTES", 3000)):
         with monkeypatch.context() as patch:
             patch.setattr(archives, limit, value)
-            assert len(archives.unpack(file, tmp_path / f"within-{limit}")) == 3
+            archives.unpack(file, tmp_path / f"within-{limit}")
+            assert len(list(archives.members(tmp_path / f"within-{limit}"))) == 3
             patch.setattr(archives, limit, value - 1)
             with pytest.raises(archives.BadArchive, match="too large"):
                 archives.unpack(file, tmp_path / f"beyond-{limit}")
 
 
-def test_zip_that_lies_about_a_size(tmp_path: Path) -> None:
-    # GIVEN a zip whose directory says 10 bytes for a member of 1,000
-    data = bytearray(make_zip(tmp_path / "a.zip", {"cat/1.jpg": bytes(1000)}).read_bytes())
+@pytest.mark.parametrize("field", ["size", "checksum"])
+def test_a_damaged_member_of_a_zip_costs_that_member_only(tmp_path: Path, field: str) -> None:
+    # GIVEN a zip whose directory says 10 bytes for a member of 1,000, or another checksum
+    data = bytearray(make_zip(tmp_path / "a.zip", {"cat/1.jpg": bytes(1000), "cat/2.jpg": b"two"}).read_bytes())
     directory = data.index(b"PK\x01\x02")
-    data[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
+    if field == "size":
+        data[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
+    else:
+        data[directory + 16] ^= 1
     (tmp_path / "a.zip").write_bytes(data)
 
-    # WHEN it is unpacked, THEN it is refused, and no more than was declared has been written
-    with pytest.raises(archives.BadArchive):
-        archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+    # WHEN it is unpacked, THEN that member is damaged and nothing of it is left; the other is whole
+    archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+    damaged, whole = archives.members(tmp_path / "out")
+    assert damaged.is_damaged
+    assert not damaged.path.exists()
+    assert not whole.is_damaged
+    assert whole.path.read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_large_and_empty_members_are_named_and_not_unpacked(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN an archive with a member above the limit for files, and an empty one
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 100)
+    members = {"a": bytes(101), "b": b"", "c": bytes(100)}
+    file = tmp_path / name
+    make_zip(file, members) if name.endswith("zip") else make_tar(file, list(members.items()))
+
+    # WHEN it is unpacked, THEN all are listed with their sizes, and only the third lies there
+    archives.unpack(file, tmp_path / "out")
+    found = list(archives.members(tmp_path / "out"))
+    assert [(member.name, member.size, member.path.exists()) for member in found] == [
+        *(("a", 101, False), ("b", 0, False), ("c", 100, True)),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_an_archive_that_grows_like_no_photos_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN an archive of zeros, beyond what a small archive may unpack to
+    monkeypatch.setattr(archives, "RATIO_FREE_BYTES", 10_000)
+    members = {f"{number}.bmp": bytes(2_000_000) for number in range(3)}
+    file = tmp_path / name
+    make_zip(file, members) if name.endswith("zip") else make_tar(file, list(members.items()))
+
+    # WHEN it is unpacked, THEN it is refused
+    with pytest.raises(archives.BadArchive, match="200 times its size"):
+        archives.unpack(file, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar"])
+def test_long_names_are_refused(tmp_path: Path, name: str) -> None:
+    members = {"cat/" + "n" * 1025: b"one"}
+    file = tmp_path / name
+    make_zip(file, members) if name.endswith("zip") else make_tar(file, list(members.items()))
+    with pytest.raises(archives.BadArchive, match=r"longer than 1,024 bytes.{130,200}$") as caught:
+        archives.unpack(file, tmp_path / "out")
+    assert not caught.value.unsafe
+
+
+@pytest.mark.parametrize("field", ["count", "length"])
+def test_a_zip_with_a_huge_directory_is_refused_unread(
+    tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # GIVEN a zip whose end announces more members, or a longer directory, than there may be
+    data = bytearray(make_zip(tmp_path / "a.zip", {"cat/1.jpg": b"one"}).read_bytes())
+    end = data.index(b"PK\x05\x06")
+    if field == "count":
+        monkeypatch.setattr(archives, "MAX_MEMBERS", 1000)
+        data[end + 10 : end + 12] = (1001).to_bytes(2, "little")
+    else:
+        data[end + 12 : end + 16] = (2**31).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(data)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+
+    # WHEN it is unpacked, THEN it is refused before zipfile has seen it
+    with pytest.raises(archives.BadArchive, match="too large"):
+        archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN a disk that is full
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives, "_copy", fail)
+    file = make_tar(tmp_path / "a.tar", [("cat/1.jpg", b"one")])
+
+    # WHEN an archive is unpacked, THEN the reason is the disk
+    with pytest.raises(archives.BadArchive, match="do not fit onto the disk"):
+        archives.unpack(file, tmp_path / "out")

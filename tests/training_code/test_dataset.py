@@ -1,43 +1,42 @@
-"""Layouts of a dataset folder, and the splits."""
+"""Layouts of a dataset: which class and split each record gets, and the errors that end a run."""
 
-import hashlib
-import zipfile
-from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import dataset
+import labels_files
 import pytest
 from contract import JobError
 
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(name.encode())
+LOCATION = "s3://bucket/datasets/shapes/"
 
 
-def listed(tmp_path: Path) -> dataset.Listing:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    return dataset.read_listing(tmp_path / "data", scratch)
+def record(key: str, source: str | None = None, bad: bool = False, unsafe: bool = False) -> dataset.Record:
+    found: dict[str, Any] = {"key": key, "source": source or key, "sha256": f"sha of {key}", "size": 1}
+    if bad or unsafe:
+        return {**found, "reason": "The file is damaged.", "hint": "Mend it.", "unsafe": unsafe}
+    return {**found, "block": "0", "row": 0}
 
 
-def zip_of(file: Path, *names: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(file, "w") as opened:
-        for name in names:
-            opened.writestr(name, name)
+def listed(*keys: str, labels: Sequence[labels_files.LabelsFile] = ()) -> dataset.Listing:
+    return dataset.read_listing([record(key) for key in keys], labels)
 
 
-def test_class_folders_and_split_folders(tmp_path: Path) -> None:
+def in_archive(archive: str, *members: str) -> list[dataset.Record]:
+    return [record(f"{archive}/{member}", archive) for member in members]
+
+
+def csv(text: str, key: str = "labels.csv", source: str | None = None) -> labels_files.LabelsFile:
+    return labels_files.read(key, source or key, text.encode(), LOCATION)
+
+
+def test_class_folders_and_split_folders() -> None:
     # GIVEN both layouts, and a class that is called like a split
-    touch(tmp_path / "data", "cat/1.jpg", "train/dog/2.jpg", "test/dog/3.jpg", "train/4.jpg")
-
-    # WHEN it is listed
-    listing = listed(tmp_path)
+    # WHEN they are listed
+    listing = listed("cat/1.jpg", "train/dog/2.jpg", "test/dog/3.jpg", "train/4.jpg")
 
     # THEN each file has its class and its split
-    assert [(found.key, found.label, found.split) for found in listing.candidates] == [
+    assert [(found.key, found.label, found.split) for found in listing.images] == [
         ("cat/1.jpg", "cat", None),
         ("test/dog/3.jpg", "dog", "test"),
         ("train/4.jpg", "train", None),
@@ -47,25 +46,11 @@ def test_class_folders_and_split_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["loose.jpg", "cat/deeper/1.jpg", "val/cat/1.jpg", "train/cat/deeper/1.jpg"])
-def test_files_outside_a_class_folder_are_listed(tmp_path: Path, name: str) -> None:
-    touch(tmp_path / "data", "cat/1.jpg", name)
-    listing = listed(tmp_path)
+def test_files_outside_a_class_folder_are_listed(name: str) -> None:
+    listing = listed("cat/1.jpg", name)
     assert [entry.file for entry in listing.quarantined] == [name]
     assert "outside a class folder" in listing.quarantined[0].reason
-    assert len(listing.candidates) == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["cat/.DS_Store", "_READY", "cat/Thumbs.db", "desktop.ini", "__MACOSX/cat/1.jpg", "COPYRIGHT", "LICENSE",
-     "README.md", "cat/readme.txt"],
-)  # fmt: skip
-def test_ignored_files_are_counted_and_not_bad(tmp_path: Path, name: str) -> None:
-    touch(tmp_path / "data", "cat/1.jpg", name)
-    listing = listed(tmp_path)
-    assert listing.ignored == 1
-    assert not listing.quarantined
-    assert len(listing.candidates) == 1
+    assert len(listing.images) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,164 +58,136 @@ def test_ignored_files_are_counted_and_not_bad(tmp_path: Path, name: str) -> Non
     [
         (["cat/1.jpg", "dog/2.jpg"], ["cat", "dog"]),
         (["photos/cat/1.jpg", "photos/dog/2.jpg"], ["cat", "dog"]),
-        (["photos/cat/1.jpg", "photos/dog/2.jpg", "__MACOSX/._x", "README"], ["cat", "dog"]),
         (["cat/1.jpg", "cat/2.jpg"], ["cat", "cat"]),
         (["train/cat/1.jpg", "test/dog/2.jpg"], ["dog", "cat"]),
         (["photos/train/cat/1.jpg", "photos/test/dog/2.jpg"], ["dog", "cat"]),
         (["train/cat/1.jpg", "train/dog/2.jpg"], ["cat", "dog"]),
     ],
 )
-def test_layouts_inside_an_archive(tmp_path: Path, members: list[str], labels: list[str]) -> None:
-    # GIVEN an archive with class folders, perhaps in a folder of its own
-    zip_of(tmp_path / "data" / "photos.zip", *members)
+def test_layouts_inside_an_archive(members: list[str], labels: list[str]) -> None:
+    # GIVEN an archive with class folders, perhaps in a folder of its own, and a file that is ignored
+    ignored = {"key": "photos.zip/__MACOSX/x", "source": "photos.zip", "ignored": True}
 
     # WHEN it is listed
-    listing = listed(tmp_path)
+    listing = dataset.read_listing([*in_archive("photos.zip", *members), ignored], [])
 
-    # THEN the classes are found, and keys tell the archive and the member
-    assert [found.label for found in listing.candidates] == labels
-    assert all(found.key.removeprefix("photos.zip/") in members for found in listing.candidates)
+    # THEN the classes are found, and the ignored file is counted
+    assert [found.label for found in listing.images] == labels
     assert not listing.quarantined
+    assert listing.ignored == 1
 
 
-def test_bad_archives_are_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
-    # GIVEN a good photo, an archive that would leave its folder, a damaged one, and one in a class folder
-    touch(tmp_path / "data", "cat/1.jpg", "damaged.zip", "cat/inside.zip")
-    zip_of(tmp_path / "data" / "evil.zip", "cat/2.jpg", "../../evil.jpg")
+def test_bad_records_keep_their_reason_and_name_their_class() -> None:
+    # GIVEN a damaged photo, a damaged note, and two archives that were refused
+    records = [
+        record("cat/1.jpg", bad=True),
+        record("notes/2.txt", bad=True),
+        record("broken.zip", bad=True),
+        record("evil.zip", unsafe=True),
+    ]
 
-    # WHEN it is listed
-    listing = listed(tmp_path)
+    # WHEN they are listed
+    listing = dataset.read_listing(records, [])
 
-    # THEN the photo is a candidate and each archive has its reason
-    assert [found.key for found in listing.candidates] == ["cat/1.jpg"]
-    reasons = {entry.file: entry.reason for entry in listing.quarantined}
-    assert reasons["evil.zip"].startswith("UnsafeArchive: the member '../../evil.jpg'")
-    assert "cannot be unpacked" in reasons["damaged.zip"]
-    assert "inside a folder" in reasons["cat/inside.zip"]
+    # THEN each is named once, the class of the photo is remembered, and so is what was unsafe
+    assert [entry.file for entry in listing.quarantined] == ["broken.zip", "cat/1.jpg", "evil.zip", "notes/2.txt"]
+    assert {entry.reason for entry in listing.quarantined} == {"The file is damaged."}
+    assert listing.damaged_classes == {"cat"}
     assert listing.unsafe_archives == ["evil.zip"]
 
 
-def photos(label: str, count: int, split: str | None = None, first: int = 0) -> list[dataset.Image]:
-    return [
-        dataset.Image(
-            key=f"{split or ''}/{label}/{number}.jpg",
-            label=label,
-            split=split,
-            sha256=hashlib.sha256(f"{label}{number}".encode()).hexdigest(),
-        )
-        for number in range(first, first + count)
+def test_a_labels_file_labels_what_it_names_and_leaves_out_the_rest() -> None:
+    # GIVEN labels for two of three images, wherever they lie
+    listing = listed(
+        "a.jpg",
+        "some/folder/b.jpg",
+        "dog/c.jpg",
+        labels=[csv("path,label,split\na.jpg,cat,test\nsome/folder/b.jpg,dog,\n")],
+    )  # fmt: skip
+
+    # THEN those have the labels file's class and split, and the third is left out though it lies in a folder
+    assert [(image.key, image.label, image.split) for image in listing.images] == [
+        ("a.jpg", "cat", "test"),
+        ("some/folder/b.jpg", "dog", None),
+    ]
+    assert [(entry.file, entry.reason) for entry in listing.quarantined] == [
+        ("dog/c.jpg", "The file is not named in labels.csv, which labels the images here.")
     ]
 
 
-def counted(images: list[dataset.Image], splits: dict[str, str], label: str) -> dict[str, int]:
-    return dict(Counter(splits[image.key] for image in images if image.label == label))
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [
-        (3, {"train": 1, "valid": 1, "test": 1}),
-        (4, {"train": 2, "valid": 1, "test": 1}),
-        (10, {"train": 6, "valid": 2, "test": 2}),
-        (64, {"train": 38, "valid": 13, "test": 13}),
-    ],
-)
-def test_split_is_60_20_20_per_class(count: int, expected: dict[str, int]) -> None:
-    images = photos("cat", count) + photos("dog", 5)
-    assert counted(images, dataset.assign_splits(images, seed=0), "cat") == expected
-
-
-def test_split_follows_content_and_seed_alone() -> None:
-    # GIVEN the same photos in another order and under other names
-    images = photos("cat", 30)
-    renamed = [dataset.Image(f"z/{image.key}", image.label, None, image.sha256) for image in reversed(images)]
-
-    # WHEN they are split, THEN each content is in the same split
-    splits = dataset.assign_splits(images, seed=1)
-    assert dataset.assign_splits(renamed, seed=1) == {f"z/{key}": split for key, split in splits.items()}
-    # AND another seed splits otherwise
-    assert dataset.assign_splits(images, seed=2) != splits
-
-
-def test_equal_files_share_a_split() -> None:
-    # GIVEN ten photos, each uploaded three times
-    images = [
-        dataset.Image(f"{copy}/{image.key}", image.label, None, image.sha256)
-        for image in photos("cat", 10)
-        for copy in range(3)
+def test_an_archives_labels_file_rules_in_the_archive_alone() -> None:
+    # GIVEN an archive with labels of its own, another with class folders, and a class folder
+    records = [
+        *in_archive("a.zip", "wrap/1.jpg", "wrap/2.jpg"),
+        *in_archive("b.zip", "cat/3.jpg"),
+        record("dog/4.jpg"),
     ]
+    labels = csv("path,label\n1.jpg,bird\n", "a.zip/wrap/labels.csv", "a.zip")
 
-    # WHEN they are split
-    splits = dataset.assign_splits(images, seed=0)
+    # WHEN they are listed
+    listing = dataset.read_listing(records, [labels])
 
-    # THEN no photo is in two splits
-    for image in photos("cat", 10):
-        assert len({splits[f"{copy}/{image.key}"] for copy in range(3)}) == 1
-
-
-def copies_of_one(*places: str) -> list[dataset.Image]:
-    """Equal files in places such as `test/cat` or, outside the splits, `cat`."""
-    return [
-        dataset.Image(f"{place}/{number}.jpg", parts[-1], parts[0] if len(parts) == 2 else None, "same")
-        for number, place in enumerate(places)
-        for parts in [place.split("/")]
-    ]
+    # THEN the file rules over its own archive
+    assert {image.key: image.label for image in listing.images} == {
+        "a.zip/wrap/1.jpg": "bird",
+        "b.zip/cat/3.jpg": "cat",
+        "dog/4.jpg": "dog",
+    }
+    assert [entry.file for entry in listing.quarantined] == ["a.zip/wrap/2.jpg"]
 
 
-@pytest.mark.parametrize(
-    ("places", "left_out"),
-    [
-        (["cat", "cat"], []),
-        (["train/cat", "train/cat"], []),
-        (["cat", "dog"], ["cat/0.jpg", "dog/1.jpg"]),
-        (["train/cat", "test/dog", "train/cat"], ["train/cat/0.jpg", "test/dog/1.jpg", "train/cat/2.jpg"]),
-        (["test/cat", "train/cat"], ["test/cat/0.jpg"]),
-        (["test/cat", "valid/cat", "test/cat"], ["test/cat/0.jpg", "test/cat/2.jpg"]),
-        (["train/cat", "train/cat", "valid/cat", "test/cat"], ["valid/cat/2.jpg", "test/cat/3.jpg"]),
-        (["cat", "test/cat"], ["cat/0.jpg"]),
-    ],
-)
-def test_copies_that_contradict_themselves(places: list[str], left_out: list[str]) -> None:
-    # GIVEN equal files in several places, among others
-    images = photos("cat", 3) + copies_of_one(*places) + photos("dog", 3, "train")
+def test_a_stray_table_leaves_class_folders_as_they_are() -> None:
+    # GIVEN a CSV that is no labels file beside class folders
+    listing = listed("cat/1.jpg", "dog/2.jpg", labels=[csv("name;weight\ncat;4\n", "notes.csv")])
 
-    # WHEN contradictions are looked for, THEN those that lose are named, with another file as the reason
+    # THEN it is listed, and nothing else changes
+    assert [image.label for image in listing.images] == ["cat", "dog"]
+    assert [entry.file for entry in listing.quarantined] == ["notes.csv"]
+    assert "'path'" in listing.quarantined[0].reason
+
+
+def test_one_content_in_two_classes_is_left_out_of_both() -> None:
+    # GIVEN three copies in two classes, and two in one
+    def image(key: str, content: str) -> dataset.Image:
+        return dataset.Image(key, key.split("/")[0], None, content)
+
+    images = [image("cat/1.jpg", "a"), image("cat/2.jpg", "a"), image("dog/3.jpg", "a")]
+    images += [image("cat/4.jpg", "b"), image("cat/5.jpg", "b")]
+
+    # WHEN contradictions are looked for, THEN all of the first are named, each with one of the other class
     found = dataset.contradictions(images)
-    assert [entry.file for entry in found] == left_out
-    for entry in found:
-        others = {image.key for image in copies_of_one(*places)} - {entry.file}
-        assert any(other in entry.reason for other in others)
+    assert [entry.file for entry in found] == ["cat/1.jpg", "cat/2.jpg", "dog/3.jpg"]
+    assert found[0].reason == "The file shows the same image as dog/3.jpg, which is in the class 'dog'."
+    assert found[2].reason == "The file shows the same image as cat/1.jpg, which is in the class 'cat'."
 
 
 @pytest.mark.parametrize(
-    ("own", "expected"),
+    ("records", "labels", "code", "words"),
     [
-        ({"train": 10}, {"train": 6, "valid": 2, "test": 2}),
-        ({"train": 10, "test": 4}, {"train": 8, "valid": 2, "test": 4}),
-        ({"train": 10, "valid": 4}, {"train": 8, "valid": 4, "test": 2}),
-        ({"train": 10, "valid": 4, "test": 3}, {"train": 10, "valid": 4, "test": 3}),
+        ([], [], "EmptyDataset", ["'shapes'"]),
+        ([{"key": "README", "source": "README", "ignored": True}], [], "EmptyDataset", ["'shapes'"]),
+        ([record("cat/1.txt", bad=True)], [], "NoUsableImages", ["'cat/1.txt'", "damaged"]),
+        ([record("evil.zip", unsafe=True)], [], "UnsafeArchive", ["'evil.zip'"]),
+        ([record("evil.zip", unsafe=True), record("b.zip", bad=True)], [], "NoUsableImages", ["2 files"]),
+        ([record("cat/1.jpg")], [], "TooFewClasses", ["'cat'"]),
+        ([record("cat/1.jpg"), record("dog/2.jpg", bad=True)], [], "TooFewImages", ["'dog'", ": 0"]),
+        ([record("a.jpg")], [csv("path,label\nimages/a.jpg,cat\n")], "NoUsableImages",
+         ["labels no image", "row 2 names images/a.jpg"]),
+        ([record("images/a.jpg")], [csv("file,label\na.jpg,cat\n")], "TooFewClasses",
+         ["'images'", "'labels.csv'", "one column 'path'"]),
     ],
-)
-def test_own_splits_are_kept_and_missing_ones_cut_from_train(own: dict[str, int], expected: dict[str, int]) -> None:
-    images = [
-        image
-        for number, (split, count) in enumerate(own.items())
-        for image in photos("cat", count, split, first=100 * number)
-    ]
-    assert counted(images, dataset.assign_splits(images, seed=0), "cat") == expected
+    ids=["nothing", "only-ignored", "only-bad", "only-unsafe", "unsafe-and-bad", "one-class", "class-of-bad-files",
+         "labels-that-fit-nothing", "labels-without-paths"],
+)  # fmt: skip
+def test_datasets_without_classes_to_learn(
+    records: list[dataset.Record], labels: list[labels_files.LabelsFile], code: str, words: list[str]
+) -> None:
+    # GIVEN a dataset with which no classifier can be trained
+    listing = dataset.read_listing(records, labels)
 
-
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        (photos("cat", 2), ["'cat'", "2"]),
-        (photos("cat", 5, "train") + photos("dog", 2, "train"), ["'dog'", "2"]),
-        (photos("cat", 5, "train") + photos("dog", 5, "test"), ["'dog'", "none to train on"]),
-        ([dataset.Image(f"cat/{n}.jpg", "cat", None, "same") for n in range(5)], ["'cat'", "4 of them copies"]),
-    ],
-)
-def test_classes_too_small_are_named(images: list[dataset.Image], words: list[str]) -> None:
+    # WHEN its classes are asked for, THEN the error says why
     with pytest.raises(JobError) as caught:
-        dataset.assign_splits(images, seed=0)
-    assert caught.value.code == "TooFewImages"
+        dataset.check_classes("shapes", listing, listing.images)
+    assert caught.value.code == code
     assert all(word in caught.value.message for word in words)
+    assert caught.value.hint

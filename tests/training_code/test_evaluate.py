@@ -15,7 +15,6 @@ import evaluate
 import images
 import metrics
 import numpy as np
-import prepare
 import prepared
 import pytest
 import report
@@ -29,11 +28,12 @@ TUNING = {"trials": 8, "best": {"learning_rate": 0.02, "batch_size": "16"}, "obj
 
 
 @pytest.fixture
-def evaluation_dir(tmp_path: Path, packed_once: Path, prepared_once: Path) -> Path:
+def evaluation_dir(tmp_path: Path, packed_once: Path, prepared_once: tuple[Path, Path]) -> Path:
     """Base folder of an evaluation job, of a model that is right on most of the test images."""
     inputs = tmp_path / "evaluation" / "processing" / "input"
     shutil.copytree(packed_once, inputs)
-    shutil.copytree(prepared_once, inputs / "prepared")
+    for name, folder in zip(("prepared", "blocks"), prepared_once, strict=True):
+        shutil.copytree(folder, inputs / name)
     return tmp_path / "evaluation"
 
 
@@ -56,9 +56,9 @@ def test_numbers_are_those_of_a_recount(evaluation_dir: Path, run_job: RunJob, t
     inputs = evaluation_dir / "processing" / "input"
     artifact.unpack(inputs / "model" / "model.tar.gz", tmp_path)
     model = artifact.load(tmp_path)
-    labels = np.load(inputs / "prepared" / "labels-test.npy")
-    files = json.loads((inputs / "prepared" / "files-test.json").read_text(encoding="utf-8"))
-    probabilities = model.probabilities(np.load(inputs / "prepared" / "images-test.npy"))
+    data = prepared.open_prepared(inputs / "prepared", inputs / "blocks")
+    labels, files = data.labels("test"), data.files("test")
+    probabilities = model.probabilities(data.images("test")[:])
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == labels).sum())
     assert content["test_images"] == 6
@@ -86,7 +86,7 @@ def test_numbers_are_those_of_a_recount(evaluation_dir: Path, run_job: RunJob, t
     assert content.keys() == {
         "dataset", "dataset_version", "run", "test_images", "accuracy", "accuracy_interval", "top_3_accuracy",
         "macro_f1", "majority_accuracy", "per_class", "confused_pairs", "worst_mistakes", "champion",
-        "quarantined", "quarantined_count", "sample", "hyper_parameters", "backbone", "classes", "images",
+        "quarantined", "quarantined_count", "sample", "hyper_parameters", "backbone", "classes", "serving", "images",
     }  # fmt: skip
 
     # AND the sample is an image that the model labels right when it is sent as a file
@@ -96,15 +96,20 @@ def test_numbers_are_those_of_a_recount(evaluation_dir: Path, run_job: RunJob, t
 
 
 def test_champion_is_measured_on_the_same_images(
-    evaluation_dir: Path, run_job: RunJob, pack: Pack, tmp_path: Path, fill_dataset: Callable[..., None]
+    evaluation_dir: Path,
+    run_job: RunJob,
+    decode_and_prepare: RunJob,
+    pack: Pack,
+    tmp_path: Path,
+    fill_dataset: Callable[..., None],
 ) -> None:
     # GIVEN a champion that knows only two of the three classes, and sees smaller images
     fill_dataset(classes=("blue", "red"))
     old = tmp_path / "champion"
-    assert run_job(prepare, tmp_path, IMAGE_SIZE="40") == 0
-    (old / "input" / "data").mkdir(parents=True)
+    assert decode_and_prepare(tmp_path, IMAGE_SIZE="40") == 0
+    (old / "input").mkdir(parents=True)
+    (tmp_path / "processing" / "output").rename(old / "input" / "data")
     (old / "input" / "config").mkdir()
-    (tmp_path / "processing" / "output" / "prepared").rename(old / "input" / "data" / "prepared")
     (old / "input" / "config" / "hyperparameters.json").write_text(
         json.dumps({"backbone": "regnet_x_400mf", "epochs": "12", "learning_rate": "0.02"}), encoding="utf-8"
     )
@@ -117,10 +122,10 @@ def test_champion_is_measured_on_the_same_images(
 
     # THEN its accuracy is measured with its own image size, green images counting as its mistakes
     champion = artifact.load(old / "model")
-    squares = np.load(inputs / "prepared" / "images-test.npy")
-    resized = np.stack([evaluate.resized(square, champion.image_size) for square in squares])
+    data = prepared.open_prepared(inputs / "prepared", inputs / "blocks")
+    resized = np.stack([evaluate.resized(square, champion.image_size) for square in data.images("test")])
     predicted = [champion.classes[row.argmax()] for row in champion.probabilities(resized)]
-    true = [["blue", "green", "red"][label] for label in np.load(inputs / "prepared" / "labels-test.npy")]
+    true = [data.classes[label] for label in data.labels("test")]
     expected = sum(a == b for a, b in zip(predicted, true, strict=True)) / 6
     assert 0 < expected <= 4 / 6
     assert document(evaluation_dir)["champion"] == {"version": 3, "accuracy": pytest.approx(expected)}
@@ -253,7 +258,8 @@ def test_evaluations_that_cannot_run(
 def test_no_sample_when_no_image_is_labelled_right(trained_dir: Path, tmp_path: Path) -> None:
     # GIVEN a test split on which the model is always wrong
     model = artifact.load(trained_dir / "model")
-    data = prepared.open_prepared(trained_dir / "input" / "data" / "prepared")
+    channels = trained_dir / "input" / "data"
+    data = prepared.open_prepared(channels / "prepared", channels / "blocks")
     probabilities = evaluate.predict(model, data)
     wrong = (probabilities.argmax(axis=1) + 1) % 3
     test = evaluate.Test(model.classes, data.files("test"), wrong, probabilities)

@@ -1,4 +1,4 @@
-"""The example photos with real pretrained weights, through all four entry points' code."""
+"""The example photos with real pretrained weights, through the code of all entry points."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import artifact
 import evaluate
 import images
 import numpy as np
-import prepare
+import prepared
 import pytest
 import train
 
@@ -27,7 +27,10 @@ def weights_folder() -> Path:
 
 @pytest.mark.slow
 def test_example_photos_become_a_good_model(
-    tmp_path: Path, run_job: Callable[..., int], pack: Callable[[Path, Path], Path]
+    tmp_path: Path,
+    run_job: Callable[..., int],
+    decode_and_prepare: Callable[..., int],
+    pack: Callable[[Path, Path], Path],
 ) -> None:
     # GIVEN the example photos and torchvision's weights for MobileNetV2
     inputs = tmp_path / "processing" / "input"
@@ -36,11 +39,13 @@ def test_example_photos_become_a_good_model(
     (inputs / "weights").symlink_to(weights_folder())
 
     # WHEN they are prepared, and a head is trained with the default hyper-parameters, as in Retrain
-    assert run_job(prepare, tmp_path, **REAL) == 0
-    data = tmp_path / "input" / "data"
-    data.mkdir(parents=True)
-    (data / "prepared").symlink_to(tmp_path / "processing" / "output" / "prepared")
-    (data / "weights").symlink_to(weights_folder())
+    assert decode_and_prepare(tmp_path, **REAL) == 0
+    channels = tmp_path / "input" / "data"
+    channels.mkdir(parents=True)
+    for name in ("prepared", "blocks"):
+        (channels / name).symlink_to(tmp_path / "processing" / "output" / name)
+        (inputs / name).symlink_to(tmp_path / "processing" / "output" / name)
+    (channels / "weights").symlink_to(weights_folder())
     (tmp_path / "input" / "config").mkdir()
     (tmp_path / "input" / "config" / "hyperparameters.json").write_text(
         '{"backbone": "mobilenet_v2", "refit": "true"}', "utf-8"
@@ -48,7 +53,6 @@ def test_example_photos_become_a_good_model(
     assert run_job(train, tmp_path, **REAL) == 0
     pack(tmp_path / "model", inputs / "model" / "model.tar.gz")
     pack(tmp_path / "output" / "data", inputs / "output" / "output.tar.gz")
-    (inputs / "prepared").symlink_to(tmp_path / "processing" / "output" / "prepared")
     assert run_job(evaluate, tmp_path, **REAL) == 0
 
     # THEN every photo was used, and the accuracy is far above that of an untrained backbone (about 0.5)
@@ -66,6 +70,6 @@ def test_example_photos_become_a_good_model(
         "license": "BSD-3-Clause",
     }
     # AND a photo sent as a file gets the label that its stored pixels get
-    name = json.loads((data / "prepared" / "files-test.json").read_text(encoding="utf-8"))[0]
-    square = images.decode_square((PHOTOS / name).read_bytes(), model.image_size)
-    assert np.array_equal(square, np.load(data / "prepared" / "images-test.npy")[0])
+    data = prepared.open_prepared(channels / "prepared", channels / "blocks")
+    square = images.decode_square((PHOTOS / data.files("test")[0]).read_bytes(), model.image_size)
+    assert np.array_equal(square, data.images("test")[0])

@@ -1,299 +1,323 @@
-"""Prepare: whole runs on tiny datasets, good and bad."""
+"""Prepare: whole runs on versions made by hand, good and bad, one after the other."""
 
+import hashlib
 import json
-import shutil
-import tarfile
-import zipfile
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import dataset
+import contract
 import numpy as np
-import prepare
+import prepared
 import pytest
+from PIL import Image
 
-Fill = Callable[..., None]
-RunJob = Callable[..., int]
-Failure = Callable[[Path], dict[str, str]]
+from tests.training_code import versions
+from tests.training_code.versions import Bad, Files, Ignored, Labels, Runs, Usable, encoded, jpeg, lines, photos
 
-
-def output(base: Path) -> Path:
-    return base / "processing" / "output" / "prepared"
+SHAPES = {**photos("circle", 10), **photos("square", 10)}
 
 
-def summary(base: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((output(base) / "summary.json").read_text(encoding="utf-8"))
-    return document
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_prepared_data_is_what_the_contract_says(prepared_once: Path) -> None:
-    # GIVEN the prepared data of 3 classes x 10 photos
-    document = json.loads((prepared_once / "summary.json").read_text(encoding="utf-8"))
+def test_a_prepared_version_is_what_the_contract_says(runs: Runs) -> None:
+    # GIVEN two classes of ten images, a damaged one and an ignored file
+    files: Files = {**SHAPES, "circle/bad.jpg": Bad(), "README": Ignored()}
+
+    # WHEN the version is prepared
+    assert runs.run(files) == 0
 
     # THEN the summary has the contract's entries
-    features = document["feature_size"]
-    assert document == {
+    assert runs.summary() == {
+        "format": 2,
         "dataset": "shapes",
         "version": 1,
-        "classes": ["blue", "green", "red"],
+        "classes": ["circle", "square"],
         "backbone": "regnet_x_400mf",
         "image_size": 32,
-        "feature_size": 400,
-        "counts": {
-            split: dict.fromkeys(["blue", "green", "red"], count)
-            for split, count in (("train", 6), ("valid", 2), ("test", 2))
-        },
-        "quarantined": [],
-        "ignored": 0,
+        "feature_size": versions.FEATURES,
+        "counts": {split: {"circle": count, "square": count} for split, count in
+                   (("train", 6), ("valid", 2), ("test", 2))},
+        "quarantined": [
+            {"file": "circle/bad.jpg", "reason": "The file is truncated or damaged.", "hint": "Upload it again."}
+        ],
+        "ignored": 1,
         "weights_sha256": None,
         "seed": 0,
+    }  # fmt: skip
+    # AND the index, the manifest and the records have one line an image, sorted by key
+    records = {record["key"]: record for record in lines(runs.prepared / "records.jsonl")}
+    assert list(records) == sorted(files)
+    assert all(record["etag"] for record in records.values())
+    index, manifest = runs.index(), lines(runs.version / "manifest.jsonl")
+    assert [entry["key"] for entry in index] == [entry["key"] for entry in manifest] == sorted(SHAPES)
+    for entry, line in zip(index, manifest, strict=True):
+        record = records[entry["key"]]
+        assert entry.keys() == {"key", "label", "split", "sha256", "block", "row"}
+        assert line.keys() == {"key", "etag", "sha256", "label", "split", "size", "width", "height", "phash"}
+        assert all(entry[name] == record[name] for name in ("sha256", "block", "row"))
+        assert all(line[name] == record[name] for name in ("etag", "sha256", "size", "width", "height", "phash"))
+        assert (line["label"], line["split"]) == (entry["label"], entry["split"])
+    # AND the memory of splits is that of the contents
+    memory = versions.read(runs.version / "splits.json")
+    assert memory == {entry["sha256"]: entry["split"] for entry in index}
+    # AND the blocks are named for the next job
+    block = index[0]["block"]
+    assert json.loads((runs.prepared / "blocks.manifest").read_text("utf-8")) == [
+        {"prefix": "s3://bucket/prepared/shapes/recipe/blocks/"},
+        f"squares/{block}.npy",
+        f"features/{block}.npy",
+    ]
+
+
+def test_what_is_prepared_can_be_read_by_a_training(runs: Runs) -> None:
+    # GIVEN a prepared version, whose features are known
+    vectors = {key: np.full(versions.FEATURES, number, np.float32) for number, key in enumerate(sorted(SHAPES))}
+    assert runs.run({key: Usable(file.content, vectors[key]) for key, file in photos_of(SHAPES).items()}) == 0
+
+    # WHEN it is opened as Train does, THEN every image has the features of its file
+    opened = prepared.open_prepared(runs.prepared, runs.root / "processing" / "input")
+    for split in ("train", "valid", "test"):
+        for key, label, features in zip(opened.files(split), opened.labels(split), opened.features(split), strict=True):
+            assert opened.classes[label] == key.split("/")[0]
+            assert np.array_equal(features[0], vectors[key])
+
+
+def photos_of(files: Files) -> dict[str, Usable]:
+    return {key: file for key, file in files.items() if isinstance(file, Usable)}
+
+
+def test_the_next_version_builds_on_the_last(runs: Runs) -> None:
+    # GIVEN a version with labels in a file, an archive and a damaged image
+    table = "path,label,split\n" + "".join(f"{key},{key[0]},\n" for key in SHAPES) + "in.zip/a.jpg,c,test\n"
+    files: Files = {**SHAPES, "labels.csv": Labels(table.encode()), "in.zip/a.jpg": Usable(jpeg(77)), "s.jpg": Bad()}
+    assert runs.run(files) == 0
+    before = runs.splits()
+    assert (runs.doctor()["decoded"], runs.doctor()["reused"]) == (21, 0)
+
+    # WHEN two images come, one goes and one changes, while Decode sees only what is new
+    del files["circle/3.jpg"]
+    files |= {"circle/4.jpg": Usable(jpeg(1004)), **{f"new/{n}.jpg": Usable(jpeg(500 + n)) for n in range(2)}}
+    assert runs.run({**files, "labels.csv": files["labels.csv"]}) == 0
+
+    # THEN the old files, the labels and the damaged one are known from before
+    after = runs.splits()
+    assert {key: after[key] for key in before if key in after and key != "circle/4.jpg"} == {
+        key: split for key, split in before.items() if key not in ("circle/3.jpg", "circle/4.jpg")
     }
-    # AND the arrays of each split have the contract's shapes and types, in one order
-    for split, count in (("train", 18), ("valid", 6), ("test", 6)):
-        files = json.loads((prepared_once / f"files-{split}.json").read_text(encoding="utf-8"))
-        images = np.load(prepared_once / f"images-{split}.npy")
-        labels = np.load(prepared_once / f"labels-{split}.npy")
-        vectors = np.load(prepared_once / f"features-{split}.npy")
-        assert images.shape == (count, 32, 32, 3)
-        assert (labels.shape, labels.dtype) == ((count,), np.int64)
-        assert (images.dtype, vectors.dtype) == (np.uint8, np.float32)
-        assert vectors.shape == (count, 1, features)
-        assert [document["classes"][label] for label in labels] == [name.split("/")[0] for name in files]
-        # The photos' colours are their classes: blue, green and red by their strongest channel.
-        assert [2 - label for label in labels] == images.mean(axis=(1, 2)).argmax(axis=1).tolist()
+    assert runs.labels()["in.zip/a.jpg"] == "c"
+    assert (runs.doctor()["decoded"], runs.doctor()["reused"]) == (3, 19)
+    reasons = runs.reasons()
+    assert reasons["s.jpg"] == "The file is truncated or damaged."
+    assert "not named in labels.csv" in reasons["new/0.jpg"]
+    assert "circle/3.jpg, which is not in the dataset" in reasons["labels.csv"]
+    # AND the content that went is remembered
+    gone = next(file.content for key, file in photos_of(SHAPES).items() if key == "circle/3.jpg")
+    digest = hashlib.sha256(gone).hexdigest()
+    assert versions.read(runs.version / "splits.json")[digest] == before["circle/3.jpg"]
+    # AND the blocks of both versions are named
+    assert len(json.loads((runs.prepared / "blocks.manifest").read_text("utf-8"))) == 5
+
+
+def test_splits_are_kept_where_nothing_else_is(runs: Runs) -> None:
+    # GIVEN a version, and the same images and more with another recipe, so that all is decoded again
+    assert runs.run(SHAPES) == 0
+    before = runs.splits()
+    more = {**SHAPES, **photos("circle", 30, first=100)}
+    runs.has_base = False
+    assert runs.run(more, SEED="5") == 0
+    after = runs.splits()
+    assert {key: after[key] for key in before} == before
+    assert Counter(split for key, split in after.items() if key.startswith("circle")) == {
+        "train": 24,
+        "valid": 8,
+        "test": 8,
+    }
+
+
+def test_a_relabelled_and_renamed_image_keeps_its_split(runs: Runs) -> None:
+    assert runs.run(SHAPES) == 0
+    before = runs.splits()
+    moved = {f"square/was-{number}.jpg": SHAPES[f"circle/{number}.jpg"] for number in range(5)}
+    kept = {key: file for key, file in SHAPES.items() if key not in {f"circle/{number}.jpg" for number in range(5)}}
+    more = photos("circle", 12, first=50)
+    assert runs.run({**kept, **moved, **more}) == 0
+    after = runs.splits()
+    assert all(after[f"square/was-{number}.jpg"] == before[f"circle/{number}.jpg"] for number in range(5))
+
+
+def test_one_content_in_two_classes_and_in_two_splits(runs: Runs) -> None:
+    # GIVEN own splits in which a training image is tested on too, and one image that has two labels
+    files: Files = {}
+    for split, count, first in (("train", 5, 0), ("valid", 2, 20), ("test", 2, 40)):
+        for label in ("circle", "square"):
+            files |= {f"{split}/{key}": file for key, file in photos(label, count, first).items()}
+    files["test/square/leaked.jpg"] = files["train/square/3.jpg"]
+    files["test/circle/wrong.jpg"] = files["train/square/4.jpg"]
+
+    # WHEN the version is prepared
+    assert runs.run(files) == 0
+
+    # THEN the test set keeps the first, nobody keeps the second, and both groups are shown
+    reasons = runs.reasons()
+    assert reasons.keys() == {"train/square/3.jpg", "test/circle/wrong.jpg", "train/square/4.jpg"}
+    assert reasons["train/square/3.jpg"] == (
+        "The file shows the same image as test/square/leaked.jpg, which is in the split 'test'."
+    )
+    assert "'square'" in reasons["test/circle/wrong.jpg"]
+    assert {
+        tuple(group["files"]): (group["kind"], group["splits_joined"]) for group in runs.doctor()["duplicates"]
+    } == {
+        ("test/circle/wrong.jpg", "train/square/4.jpg"): ("exact", False),
+        ("test/square/leaked.jpg", "train/square/3.jpg"): ("exact", True),
+    }
+    assert runs.splits()["test/square/leaked.jpg"] == "test"
+    assert len(runs.splits()) == 17
 
 
 @pytest.mark.slow
-def test_same_input_and_seed_give_the_same_bytes(
-    tmp_path: Path, fill_dataset: Fill, run_script: Callable[..., Any], run_job: RunJob
-) -> None:
-    # GIVEN a dataset prepared by the script as SageMaker runs it, with two more views
-    fill_dataset(images_per_class=4)
-    finished = run_script("prepare.py", tmp_path, AUGMENTED_VIEWS="2")
-    assert finished.returncode == 0, finished.stderr
-    assert "Done" in finished.stdout
-    first = contents(output(tmp_path))
+def test_the_same_input_gives_the_same_bytes(runs: Runs, tmp_path: Path) -> None:
+    # GIVEN a version with something of everything
+    files: Files = {**SHAPES, "circle/copy.jpg": SHAPES["circle/1.jpg"], "circle/bad.jpg": Bad()}
+    assert runs.run(files) == 0
+    folders = runs.prepared, runs.version
+    first = [contents(folder) for folder in folders]
 
-    # WHEN it is prepared again, in another process, THEN every byte is the same
-    again = run_script("prepare.py", tmp_path, AUGMENTED_VIEWS="2")
-    assert again.returncode == 0, again.stderr
-    assert contents(output(tmp_path)) == first
+    # WHEN it is prepared again by the script, as SageMaker runs it, in two other processes
+    for seed in ("1", "2"):
+        for folder in folders:
+            for file in folder.iterdir():
+                file.unlink()
+        finished = subprocess.run(
+            [sys.executable, "-W", "error", Path(contract.__file__).parent / "prepare.py"],
+            env={**os.environ, **versions.ENVIRONMENT, "DATASET_VERSION": "1", "OMP_NUM_THREADS": "1",
+                 "PYTHONHASHSEED": seed, "SAGEMAKER_BASE_DIR": str(runs.root)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        assert "Done" in finished.stdout
 
-    # AND with another seed it is not
-    assert run_job(prepare, tmp_path, SEED="1", AUGMENTED_VIEWS="2") == 0
-    assert contents(output(tmp_path)).keys() == first.keys()
-    assert contents(output(tmp_path)) != first
-    # AND only the training split has the other views
-    assert np.load(output(tmp_path) / "features-train.npy").shape[1] == 3
-    assert np.load(output(tmp_path) / "features-valid.npy").shape[1] == 1
-
-
-def test_bad_files_are_listed_and_the_run_goes_on(
-    tmp_path: Path, dataset_dir: Path, fill_dataset: Fill, run_job: RunJob
-) -> None:
-    # GIVEN a dataset with one bad file of every kind among good ones
-    fill_dataset(images_per_class=4)
-    whole = (dataset_dir / "red" / "0.jpg").read_bytes()
-    bad = {
-        "red/empty.jpg": b"",
-        "red/diary.jpg": b"dear diary",
-        "red/cut.jpg": whole[: len(whole) // 2],
-        "loose.jpg": whole,
-        "red/deeper/photo.jpg": whole,
-        "notes/todo.txt": b"buy milk",
-        "broken.zip": b"PK",
-    }
-    for name, content in bad.items():
-        (dataset_dir / name).parent.mkdir(parents=True, exist_ok=True)
-        (dataset_dir / name).write_bytes(content)
-    (dataset_dir / "red" / ".DS_Store").write_bytes(b"x")
-    with zipfile.ZipFile(dataset_dir / "evil.zip", "w") as archive:
-        archive.writestr("../../evil.jpg", whole)
-
-    # WHEN it is prepared
-    assert run_job(prepare, tmp_path) == 0
-
-    # THEN each bad file is listed with a reason and a hint, and the good ones are there
-    document = summary(tmp_path)
-    assert sorted(entry["file"] for entry in document["quarantined"]) == sorted([*bad, "evil.zip"])
-    assert all(entry["reason"] and entry["hint"] for entry in document["quarantined"])
-    assert document["ignored"] == 1
-    assert document["classes"] == ["blue", "green", "red"]
-    assert sum(sum(counts.values()) for counts in document["counts"].values()) == 12
+        # THEN every byte is the same
+        assert [contents(folder) for folder in folders] == first
+    # AND nothing of the scratch folder is left
+    assert sorted(file.name for file in runs.prepared.parent.iterdir()) == ["prepared", "version"]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_archives_and_folders_are_one_dataset(
-    tmp_path: Path, dataset_dir: Path, fill_dataset: Fill, run_job: RunJob, kind: str
-) -> None:
-    # GIVEN two classes in an archive with a folder around them, and a third one beside it
-    fill_dataset("wrap", 4, ("blue", "green"))
-    files = sorted((dataset_dir / "wrap").rglob("*.jpg"))
-    if kind == "zip":
-        with zipfile.ZipFile(dataset_dir / "photos.zip", "w") as archive:
-            for file in files:
-                archive.write(file, file.relative_to(dataset_dir))
-    else:
-        with tarfile.open(dataset_dir / "photos.tar.gz", "w:gz") as packed:
-            packed.add(dataset_dir / "wrap", arcname="wrap")
-    for file in files:
-        file.unlink()
-    fill_dataset("", 4, ("red",))
-
-    # WHEN it is prepared
-    assert run_job(prepare, tmp_path) == 0
-
-    # THEN all three classes are there, and keys say where each photo came from
-    assert summary(tmp_path)["classes"] == ["blue", "green", "red"]
-    names = json.loads((output(tmp_path) / "files-train.json").read_text(encoding="utf-8"))
-    assert {name.split("/")[0] for name in names} == {f"photos.{kind}", "red"}
-
-
-def test_contradicting_copies_are_left_out_and_listed(
-    tmp_path: Path, dataset_dir: Path, fill_dataset: Fill, run_job: RunJob
-) -> None:
-    # GIVEN own splits in which a training photo is tested on too, and one photo that has two labels
-    fill_dataset("train", 5, ("blue", "red"))
-    fill_dataset("test", 1, ("blue", "red"), first=5)
-    shutil.copy(dataset_dir / "train" / "red" / "3.jpg", dataset_dir / "test" / "red" / "leaked.jpg")
-    shutil.copy(dataset_dir / "train" / "red" / "4.jpg", dataset_dir / "test" / "blue" / "wrong.jpg")
-
-    # WHEN it is prepared
-    assert run_job(prepare, tmp_path) == 0
-
-    # THEN the copy of the training photo is left out of test, and both files of the other photo are
-    document = summary(tmp_path)
-    reasons = {entry["file"]: entry["reason"] for entry in document["quarantined"]}
-    assert reasons.keys() == {"test/red/leaked.jpg", "test/blue/wrong.jpg", "train/red/4.jpg"}
-    assert "train/red/3.jpg" in reasons["test/red/leaked.jpg"]
-    assert "'red'" in reasons["test/blue/wrong.jpg"]
-    # AND the rest is used
-    used = {
-        name
-        for split in dataset.SPLITS
-        for name in json.loads((output(tmp_path) / f"files-{split}.json").read_text(encoding="utf-8"))
-    }
-    assert len(used) == 11
-    assert "train/red/3.jpg" in used
-    assert not reasons.keys() & used
-
-
-def test_split_folders_are_kept(tmp_path: Path, fill_dataset: Fill, run_job: RunJob) -> None:
-    for split, count, first in (("train", 5, 0), ("valid", 1, 5), ("test", 2, 6)):
-        fill_dataset(split, count, ("blue", "red"), first)
-    assert run_job(prepare, tmp_path) == 0
-    counts = summary(tmp_path)["counts"]
-    assert {split: counts[split]["red"] for split in counts} == {"train": 5, "valid": 1, "test": 2}
-
-
-def damaged(dataset: Path, fill: Fill) -> None:
-    fill(images_per_class=4, classes=("blue", "green"))
-    (dataset / "red").mkdir()
-    (dataset / "red" / "1.jpg").write_bytes(b"no photo")
-
-
-def unsafe(dataset: Path, fill: Fill) -> None:
-    with zipfile.ZipFile(dataset / "evil.zip", "w") as archive:
-        archive.writestr("../evil.jpg", b"")
-
-
-def text_only(dataset: Path, fill: Fill) -> None:
-    (dataset / "red").mkdir()
-    (dataset / "red" / "notes.txt").write_bytes(b"no photo")
+def test_prepare_starts_without_torch() -> None:
+    code = "import prepare, sys; sys.exit(bool({'torch', 'cleanlab', 'sklearn'} & set(sys.modules)))"
+    folder = Path(contract.__file__).parent
+    assert subprocess.run([sys.executable, "-c", code], cwd=folder, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("arrange", "code", "named"),
+    ("files", "code", "named"),
     [
-        (lambda dataset, fill: None, "EmptyDataset", "'shapes'"),
-        (lambda dataset, fill: dataset.rmdir(), "EmptyDataset", "'shapes'"),
-        (lambda dataset, fill: (dataset / "README").write_text("hello"), "EmptyDataset", "'shapes'"),
-        (text_only, "NoUsableImages", "'red/notes.txt'"),
-        (unsafe, "UnsafeArchive", "'../evil.jpg'"),
-        (lambda dataset, fill: fill(classes=("red",)), "TooFewClasses", "'red'"),
-        (lambda dataset, fill: fill(images_per_class=2), "TooFewImages", "'blue'"),
-        (damaged, "TooFewImages", "'red'"),
+        ({"README": Ignored()}, "EmptyDataset", "'shapes'"),
+        ({"circle/notes.txt": Bad()}, "NoUsableImages", "'circle/notes.txt'"),
+        ({"evil.zip": Bad("UnsafeArchive: the member '../x' would leave the archive's folder.", True)},
+         "UnsafeArchive", "'../x'"),
+        (photos("circle", 4), "TooFewClasses", "'circle'"),
+        ({**photos("circle", 2), **photos("square", 4)}, "TooFewImages", "'circle'"),
+        ({**SHAPES, "star/1.jpg": Bad()}, "TooFewImages", "'star'"),
+        ({**SHAPES, **{f"star/{n}.jpg": SHAPES[f"circle/{n}.jpg"] for n in range(5)}}, "TooFewImages", "'star'"),
     ],
-)
-def test_datasets_that_cannot_be_used(
-    tmp_path: Path,
-    dataset_dir: Path,
-    fill_dataset: Fill,
-    run_job: RunJob,
-    failure: Failure,
-    arrange: Callable[[Path, Fill], object],
-    code: str,
-    named: str,
-) -> None:
+    ids=["empty", "nothing-usable", "unsafe", "one-class", "two-images", "damaged-class", "class-of-contradictions"],
+)  # fmt: skip
+def test_datasets_that_cannot_be_used(runs: Runs, files: Files, code: str, named: str) -> None:
     # GIVEN a dataset with which no classifier can be trained
-    arrange(dataset_dir, fill_dataset)
-
     # WHEN it is prepared, THEN the error document says what is wrong with what
-    assert run_job(prepare, tmp_path) == 1
-    document = failure(tmp_path)
+    assert runs.run(files) == 1
+    document = runs.failure()
     assert document["code"] == code
     assert named in document["message"]
-    # AND there is no summary that would make the folder look whole
-    assert not (output(tmp_path) / "summary.json").exists()
-    # AND nothing of the scratch folder is left
-    assert [file.name for file in output(tmp_path).parent.iterdir()] == ["prepared"]
+    # AND there is nothing that would make the folder look whole
+    assert not (runs.prepared / "summary.json").exists()
+    assert sorted(file.name for file in runs.prepared.parent.iterdir()) == ["prepared", "version"]
 
 
 @pytest.mark.parametrize(
-    ("environment", "code"),
+    "environment",
     [
-        ({"PRETRAINED": "true", "WEIGHTS_URL": ""}, "WeightsMissing"),
-        ({"BACKBONE": "resnet51"}, "UnknownBackbone"),
-        ({"BACKBONE": "vit_b_16", "IMAGE_SIZE": "64"}, "InvalidHyperParameter"),
-        ({"IMAGE_SIZE": "16"}, "InvalidHyperParameter"),
-        ({"SEED": "x"}, "InvalidHyperParameter"),
-        ({"PRETRAINED": "maybe"}, "InvalidHyperParameter"),
-        ({"DATASET": ""}, "InvalidHyperParameter"),
+        {"IMAGE_SIZE": "16"},
+        {"SEED": "x"},
+        {"DATASET": ""},
+        {"BACKBONE": ""},
+        {"BLOCKS_URI": ""},
     ],
 )
-def test_settings_that_cannot_be_used(
-    tmp_path: Path,
-    fill_dataset: Fill,
-    run_job: RunJob,
-    failure: Failure,
-    environment: dict[str, str],
-    code: str,
+def test_settings_that_cannot_be_used(runs: Runs, environment: dict[str, str]) -> None:
+    assert runs.run(SHAPES, **environment) == 1
+    assert runs.failure()["code"] == "InvalidHyperParameter"
+    assert next(iter(environment)) in runs.failure()["message"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("version/seal.json", "seal.json"),
+        ("version/objects.jsonl", "objects.jsonl"),
+        ("decoded/records-algo-1.jsonl", "records-algo-1.jsonl"),
+        ("decoded/decode-algo-1.json", "decode-algo-1.json"),
+        (f"features/{1:032x}.npy", f"{1:032x}.npy"),
+        (f"thumbnails/{1:032x}.zip", f"{1:032x}.zip"),
+    ],
+)
+def test_inputs_that_are_missing_are_named(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, missing: str, named: str
 ) -> None:
-    fill_dataset(images_per_class=3)
-    assert run_job(prepare, tmp_path, **environment) == 1
-    assert failure(tmp_path)["code"] == code
+    # GIVEN a version of which one file did not reach the job
+    decode = Runs._decode
+
+    def decode_and_lose(self: Runs, inputs: Path, *rest: Any) -> None:
+        decode(self, inputs, *rest)
+        (inputs / missing).unlink()
+
+    monkeypatch.setattr(Runs, "_decode", decode_and_lose)
+
+    # WHEN it is prepared, THEN the error names it
+    assert runs.run({**SHAPES, "circle/copy.jpg": Usable(encoded(Image.new("RGB", (9, 9))))}) == 1
+    assert runs.failure()["code"] == "MissingInput"
+    assert named in runs.failure()["message"]
 
 
-def test_weights_whose_hash_does_not_fit(tmp_path: Path, fill_dataset: Fill, run_job: RunJob, failure: Failure) -> None:
-    # GIVEN a weights file that was changed after it was named
-    fill_dataset(images_per_class=3)
-    folder = tmp_path / "processing" / "input" / "weights"
-    folder.mkdir(parents=True)
-    (folder / "regnet_x_400mf-adf1edd5.pth").write_bytes(b"changed")
+def test_an_object_without_a_record_is_named(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    # GIVEN a sealed object that Decode said nothing about
+    seal = Runs._seal
+    monkeypatch.setattr(Runs, "_seal", lambda self, folder, files: seal(self, folder, {**files, "lost.jpg": Bad()}))
 
-    # WHEN the data is prepared, THEN the file is refused
-    assert run_job(prepare, tmp_path, PRETRAINED="true") == 1
-    document = failure(tmp_path)
-    assert document["code"] == "WeightsCorrupt"
-    assert "regnet_x_400mf-adf1edd5.pth" in document["message"]
+    # WHEN the version is prepared, THEN nothing is left out silently
+    assert runs.run(SHAPES) == 1
+    assert runs.failure()["code"] == "MissingInput"
+    assert "'lost.jpg'" in runs.failure()["message"]
 
 
-def test_files_over_the_limit_are_listed(
-    tmp_path: Path, dataset_dir: Path, fill_dataset: Fill, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+def test_hosts_of_decode_with_different_weights_do_not_fit_together(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # GIVEN one photo that is larger than the limit
-    fill_dataset(images_per_class=4)
-    whole = (dataset_dir / "red" / "0.jpg").read_bytes()
-    (dataset_dir / "red" / "huge.jpg").write_bytes(whole + bytes(100_000))
-    monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 100_000)
+    decode = Runs._decode
 
-    # WHEN the data is prepared, THEN that photo alone is listed
-    assert run_job(prepare, tmp_path) == 0
-    (entry,) = summary(tmp_path)["quarantined"]
-    assert entry["file"] == "red/huge.jpg"
-    assert "too large" in entry["reason"]
+    def decode_on_two_hosts(self: Runs, inputs: Path, *rest: Any) -> None:
+        decode(self, inputs, *rest)
+        (inputs / "decoded" / "decode-algo-2.json").write_text('{"weights_sha256": "other"}', "utf-8")
+
+    monkeypatch.setattr(Runs, "_decode", decode_on_two_hosts)
+    assert runs.run(SHAPES) == 1
+    assert runs.failure()["code"] == "MissingInput"
+    assert "different weights" in runs.failure()["message"]
+
+
+def test_prepare_says_what_it_does(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.run(SHAPES) == 0
+    said = capsys.readouterr().out
+    assert "20 usable images" in said
+    assert "20 images in 2 classes" in said

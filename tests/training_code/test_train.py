@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,9 +75,9 @@ def test_head_learns_and_the_artefact_is_whole(
 
     # AND the artefact can be loaded, and gives what was measured
     model = artifact.load(base / "model")
-    prepared = base / "input" / "data" / "prepared"
-    predicted = model.probabilities(np.load(prepared / "images-valid.npy")).argmax(axis=1)
-    accuracy = (predicted == np.load(prepared / "labels-valid.npy")).mean()
+    data = prepared.open_prepared(base / "input" / "data" / "prepared", base / "input" / "data" / "blocks")
+    predicted = model.probabilities(data.images("valid")[:]).argmax(axis=1)
+    accuracy = (predicted == data.labels("valid")).mean()
     assert accuracy == pytest.approx(best["validation:accuracy"])
     document = manifest(base)
     assert document["metrics"] == {name: best[name] for name in METRICS}
@@ -102,13 +103,18 @@ def test_same_seed_gives_the_same_model(training_dir: TrainingDir, run_job: RunJ
     assert not same(tensors(first), tensors(other))
 
 
+def add_view(base: Path, shift: float) -> None:
+    """Gives the features of all images a second view: the first plus `shift`."""
+    for file in (base / "input" / "data" / "blocks" / prepared.FEATURES).iterdir():
+        features = np.load(file)
+        np.save(file, np.concatenate([features, features + np.float32(shift)], axis=1))
+
+
 def test_each_step_draws_one_of_several_views(training_dir: TrainingDir, run_job: RunJob) -> None:
     # GIVEN features whose second view is shifted
     base = training_dir(artifact="head")
     one_view = training_dir(artifact="head")
-    file = base / "input" / "data" / "prepared" / "features-train.npy"
-    features = np.load(file)
-    np.save(file, np.concatenate([features, features + 1], axis=1))
+    add_view(base, 1)
 
     # WHEN a head is trained on both, THEN it differs from one trained on the first alone
     assert run_job(train, base) == 0
@@ -176,11 +182,12 @@ def test_stopped_training_resumes_as_if_unbroken(
 
 
 def join_valid_to_train(base: Path) -> None:
-    """Rewrites a training's prepared data so that its train split holds valid too."""
-    folder = base / "input" / "data" / "prepared"
-    for kind in ("images", "labels", "features"):
-        parts = [np.load(folder / f"{kind}-{split}.npy") for split in ("train", "valid")]
-        np.save(folder / f"{kind}-train.npy", np.concatenate(parts))
+    """Rewrites a training's index so that its train split holds valid's images too, after its own."""
+    file = base / "input" / "data" / "prepared" / prepared.INDEX
+    index = prepared.read_lines(file)
+    joined = [{**image, "split": "train"} for split in ("train", "valid") for image in index if image["split"] == split]
+    # They stay in valid as well: a training needs one.
+    prepared.write_lines(file, joined + [image for image in index if image["split"] != "train"])
 
 
 @pytest.mark.parametrize("recipe", [{}, {"trainable_layers": "1", "batch_size": "9"}])
@@ -218,16 +225,26 @@ def test_refit_trains_on_validation_too_and_measures_without(
     assert same(tensors(refitted), tensors(both))
 
 
-def test_refit_gives_other_splits_as_many_views_as_train(training_dir: TrainingDir, run_job: RunJob) -> None:
-    # GIVEN features of two views for train and, as always, of one for valid
-    base = training_dir(refit="true", artifact="head")
-    file = base / "input" / "data" / "prepared" / "features-train.npy"
-    features = np.load(file)
-    np.save(file, np.concatenate([features, features + 1], axis=1))
+def test_only_train_is_used_in_its_augmented_views(training_dir: TrainingDir, run_job: RunJob) -> None:
+    # GIVEN two trainings whose second views differ, for the images of valid alone
+    some, others = training_dir(refit="true", artifact="head"), training_dir(refit="true", artifact="head")
+    for base, shift in ((some, 1), (others, 100)):
+        add_view(base, 1)
+        index = prepared.read_lines(base / "input" / "data" / "prepared" / prepared.INDEX)
+        for image in index:
+            if image["split"] == "valid":
+                file = base / "input" / "data" / "blocks" / prepared.FEATURES / f"{image['block']}.npy"
+                features = np.load(file)
+                features[image["row"], 1] += shift
+                np.save(file, features)
 
-    # WHEN a head is refitted, THEN both splits are used
-    assert run_job(train, base) == 0
-    assert manifest(base)["trained_on"] == ["train", "valid"]
+    # WHEN both are refitted
+    assert [run_job(train, base) for base in (some, others)] == [0, 0]
+
+    # THEN it makes no difference, neither in what is measured nor in what is trained
+    assert manifest(some)["trained_on"] == ["train", "valid"]
+    assert history(some) == history(others)
+    assert same(tensors(some), tensors(others))
 
 
 @pytest.mark.parametrize("recipe", [{}, {"trainable_layers": "1"}])
@@ -325,9 +342,9 @@ def test_sigterm_before_the_first_epoch_leaves_no_model(
     # GIVEN SIGTERM while the data is still being opened
     opened = prepared.open_prepared
 
-    def interrupted(folder: Path) -> object:
+    def interrupted(*folders: Path) -> object:
         signal.raise_signal(signal.SIGTERM)
-        return opened(folder)
+        return opened(*folders)
 
     monkeypatch.setattr(train, "open_prepared", interrupted)
     base = training_dir()
@@ -393,18 +410,28 @@ def read_trial(folder: Path) -> dict[str, Any]:
     return trial
 
 
-def lose_summary(prepared: Path) -> None:
-    (prepared / "summary.json").unlink()
+def lose_summary(data: Path) -> None:
+    (data / "prepared" / "summary.json").unlink()
 
 
-def lose_features(prepared: Path) -> None:
-    (prepared / "features-train.npy").unlink()
+def lose_index(data: Path) -> None:
+    (data / "prepared" / "index.jsonl").unlink()
 
 
-def expect_other_weights(prepared: Path) -> None:
-    document = json.loads((prepared / "summary.json").read_text(encoding="utf-8"))
+def lose_features(data: Path) -> None:
+    for file in (data / "blocks" / "features").iterdir():
+        file.unlink()
+
+
+def lose_squares(data: Path) -> None:
+    shutil.rmtree(data / "blocks" / "squares")
+
+
+def expect_other_weights(data: Path) -> None:
+    file = data / "prepared" / "summary.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
     document["weights_sha256"] = "0" * 64
-    (prepared / "summary.json").write_text(json.dumps(document), encoding="utf-8")
+    file.write_text(json.dumps(document), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -415,7 +442,9 @@ def expect_other_weights(prepared: Path) -> None:
         ({"backbone": "resnet18"}, None, "InvalidHyperParameter", "prepared for 'regnet_x_400mf'"),
         ({"trainable_layers": "99"}, None, "InvalidHyperParameter", "trainable_layers"),
         ({}, lose_summary, "MissingInput", "summary.json"),
-        ({}, lose_features, "MissingInput", "features-train.npy"),
+        ({}, lose_index, "MissingInput", "index.jsonl"),
+        ({}, lose_features, "MissingInput", "blocks/features"),
+        ({"trainable_layers": "1"}, lose_squares, "MissingInput", "blocks/squares"),
         ({}, expect_other_weights, "WeightsMissing", "regnet_x_400mf"),
     ],
 )
@@ -430,7 +459,7 @@ def test_trainings_that_cannot_start(
 ) -> None:
     base = training_dir(**hyper_parameters)
     if spoil:
-        spoil(base / "input" / "data" / "prepared")
+        spoil(base / "input" / "data")
     assert run_job(train, base, WEIGHTS_URL="") == 1
     document = failure(base)
     assert document["code"] == code
@@ -441,9 +470,9 @@ def test_trainings_that_cannot_start(
 def test_other_weights_than_the_features_came_from_are_refused(
     training_dir: TrainingDir, run_job: RunJob, failure: Failure
 ) -> None:
-    # GIVEN weights with a good hash, but not those that Prepare used
+    # GIVEN weights with a good hash, but not those that Decode used
     base = training_dir()
-    expect_other_weights(base / "input" / "data" / "prepared")
+    expect_other_weights(base / "input" / "data")
     state = backbones.create_random("regnet_x_400mf").state_dict()
     data = safetensors.torch.save(state)
     folder = base / "input" / "data" / "weights"

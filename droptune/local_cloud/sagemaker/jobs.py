@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,43 +156,60 @@ def run_process(
     max_seconds: float,
     tick: Callable[[], None],
 ) -> Outcome:
-    """Waits for the process, for a stop or for the time limit; calls `tick` a few times a second.
+    """`run_processes` of one."""
+    (outcome,) = run_processes(jobs, control, [process], max_seconds, tick)
+    return outcome
+
+
+def run_processes(
+    jobs: Jobs,
+    control: Control,
+    processes: Sequence[WorkerProcess],
+    max_seconds: float,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """Waits for all processes, for one that fails, for a stop or for the time limit.
+
+    Ends those that still run then. Calls `tick` a few times a second.
 
     Raises:
-        RuntimeError: the process ended because its fork server died.
+        RuntimeError: a process ended because its fork server died.
     """
     deadline = time.monotonic() + max_seconds
-    process.on_end(control.changed.set)
-    returncode = None
+    for process in processes:
+        process.on_end(control.changed.set)
     try:
-        while returncode is None and not control.is_stopped() and time.monotonic() < deadline:
+        codes = [process.wait(0) for process in processes]
+        while None in codes and not any(codes) and not control.is_stopped() and time.monotonic() < deadline:
             control.changed.wait(min(_TICK_SECONDS, max(0.0, deadline - time.monotonic())))
             control.changed.clear()
-            returncode = process.wait(0)
+            codes = [process.wait(0) for process in processes]
             tick()
     except BaseException:
-        process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
         raise
-    if process.lost is not None:
-        raise RuntimeError(process.lost)
-    if returncode is not None:
-        return Outcome(returncode, stopped=False, timed_out=False)
-    return Outcome(
-        terminate(process, jobs.stop_grace_seconds),
-        stopped=control.is_stopped(),
-        timed_out=not control.is_stopped(),
-    )
+    stopped = control.is_stopped() or any(codes)
+    running = [process for process, code in zip(processes, codes, strict=True) if code is None]
+    terminate(running, jobs.stop_grace_seconds)
+    for process in processes:
+        if process.lost is not None:
+            raise RuntimeError(process.lost)
+    return [
+        Outcome(process.wait() or 0, stopped=code is None and stopped, timed_out=code is None and not stopped)
+        for process, code in zip(processes, codes, strict=True)
+    ]
 
 
-def terminate(process: WorkerProcess, grace_seconds: float) -> int:
-    """SIGTERM, time to save what there is, then SIGKILL; returns the return code."""
-    process.send_signal(signal.SIGTERM)
-    returncode = process.wait(grace_seconds)
-    if returncode is None:
-        process.send_signal(signal.SIGKILL)
-        returncode = process.wait()
-    assert returncode is not None
-    return returncode
+def terminate(processes: Sequence[WorkerProcess], grace_seconds: float) -> None:
+    """SIGTERM, time to save what there is, then SIGKILL; waits for the end of all."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    for process in processes:
+        if process.wait(max(0.0, deadline - time.monotonic())) is None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
 
 
 def exit_code(returncode: int) -> int:
@@ -251,18 +268,18 @@ def gpu_count() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def resource_config(instance_type: str) -> Document:
-    """`resourceconfig.json` of a cluster of one."""
+def resource_config(instance_type: str, hosts: Sequence[str] = (CURRENT_HOST,), host: str = CURRENT_HOST) -> Document:
+    """`resourceconfig.json` of one `host` of a cluster of `hosts`."""
     group = {
         "instance_group_name": "homogeneousCluster",
         "instance_type": instance_type,
-        "hosts": [CURRENT_HOST],
+        "hosts": list(hosts),
     }
     return {
-        "current_host": CURRENT_HOST,
+        "current_host": host,
         "current_instance_type": instance_type,
         "current_group_name": group["instance_group_name"],
-        "hosts": [CURRENT_HOST],
+        "hosts": list(hosts),
         "instance_groups": [group],
         "network_interface_name": "lo",
     }

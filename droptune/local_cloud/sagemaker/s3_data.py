@@ -146,8 +146,20 @@ def _last_use(entry: tuple[os.stat_result, Path]) -> float:
     return entry[0].st_ctime
 
 
-def download(client: Any, cache: DataCache, uri: str, data_type: str, directory: Path) -> None:
+@dataclass(frozen=True)
+class Shard:
+    """Which objects of an input a host gets: every `of`-th from number `index` on."""
+
+    index: int
+    of: int
+
+
+def download(
+    client: Any, cache: DataCache, uri: str, data_type: str, directory: Path, shard: Shard | None = None
+) -> None:
     """Fills `directory` with what an `S3Prefix` or a `ManifestFile` names.
+
+    With fewer objects than hosts a `shard` may be empty.
 
     Raises:
         DownloadError: nothing is there, or S3 refuses it.
@@ -165,6 +177,8 @@ def download(client: Any, cache: DataCache, uri: str, data_type: str, directory:
                 "the bucket exists in the selected region, that objects exist under that S3 prefix, and "
                 f'that the role has "s3:ListBucket" permissions on bucket "{bucket}".'
             )
+        if shard:
+            wanted = wanted[shard.index :: shard.of]
         with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
             for _ in pool.map(lambda pair: cache.place(client, pair[1], directory / pair[0]), wanted):
                 pass

@@ -9,6 +9,7 @@ from container import BASE  # type: ignore[import-not-found]  # found beside the
 if __name__ == "__main__":
     inputs = BASE / "processing/input"
     summary = json.loads((inputs / "prepared/summary.json").read_text())
+    assert {path.name for path in (inputs / "blocks").iterdir()} == {"features", "squares"}
     with tarfile.open(inputs / "model/model.tar.gz") as archive:
         member = archive.extractfile("model.json")
         assert member is not None

@@ -7,6 +7,9 @@ from container import BASE, fail  # type: ignore[import-not-found]  # found besi
 if __name__ == "__main__":
     hyper_parameters = json.loads((BASE / "input/config/hyperparameters.json").read_text())
     summary = json.loads((BASE / "input/data/prepared/summary.json").read_text())
+    prefix, *blocks = json.loads((BASE / "input/data/prepared/blocks.manifest").read_text())
+    assert blocks
+    assert all((BASE / "input/data/blocks" / block).is_file() for block in blocks)
     if "untrainable" in summary["classes"]:
         fail("failure", "OutOfMemory", "The batch does not fit into memory.")
     accuracy = 0.9 - abs(float(hyper_parameters["learning_rate"]) - 0.01)
