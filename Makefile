@@ -33,10 +33,11 @@ format: $(VENV)/development ## let ruff write what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/development ## how long each state of a run takes, the accuracy over seeds, the doctor's cost
+bench: $(VENV)/development ## how long each state of a run takes, the accuracy over seeds, the doctor's cost, the import
 	$(BIN)/python benchmarks/drop_to_live.py
 	$(BIN)/python benchmarks/training_accuracy.py
 	$(BIN)/python benchmarks/data_doctor.py --sizes 1000
+	$(BIN)/python benchmarks/lambda_import.py
 
 bench-serving: $(VENV)/development ## the endpoint beside the stock SageMaker stack, LitServe and the bare engine (30 minutes)
 	$(BIN)/python benchmarks/serving.py

@@ -253,12 +253,31 @@ def _decoding_bytes(image: Image.Image, full: tuple[int, int], file_bytes: int) 
         # libtiff maps the file, and holds one strip, of which there may be only one.
         rows = min(image.height, int(image.tag_v2.get(TiffImagePlugin.ROWSPERSTRIP, image.height)))
         return loaded * copies + file_bytes + loaded * rows // image.height
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive"):
-        # Its scans build up all coefficients, 2 bytes each, at full size whatever the draft.
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _in_several_scans(image):
+        # They build up all coefficients, 2 bytes each, at full size whatever the draft.
         samples = [(horizontal, vertical) for _, horizontal, vertical, *_ in image.layer]
         most = max(h for h, _ in samples) * max(v for _, v in samples)
         return loaded + 2 * full[0] * full[1] * sum(h * v for h, v in samples) // most
     return loaded
+
+
+def _in_several_scans(image: JpegImagePlugin.JpegImageFile) -> bool:
+    """Whether a JPEG is progressive, or brings its components one after the other (ITU-T T.81, B.2.3).
+
+    Pillow has read it up to the end of the first scan's header. A file with anything unusual before that counts
+    as one of several scans: what is not understood must not be underestimated.
+    """
+    if image.info.get("progressive"):
+        return True
+    file, end = image.fp, image.fp.tell()
+    file.seek(len(b"\xff\xd8"))
+    while True:
+        prefix, marker, length, components = struct.unpack(">BBHB", file.read(5))
+        if prefix != 0xFF or marker in (0xFF, 0x01, *range(0xD0, 0xD8)):
+            return True
+        file.seek(length - 3, io.SEEK_CUR)
+        if marker == 0xDA:
+            return components < len(image.layer) or file.tell() != end
 
 
 def _draft_size(original: tuple[int, int], size: int) -> tuple[int, int]:

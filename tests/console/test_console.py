@@ -1,21 +1,17 @@
 """The console in a real browser against a real local cloud: upload, run, report, prediction, rollback."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Route, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
+from tests.console.conftest import DATASET, RUN_MILLISECONDS
 from tests.end_to_end.conftest import PHOTOS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-DATASET = "holiday-photos"
 CHECK = (Path(__file__).parent / "accessibility.js").read_text().split("\n", 2)[2]
-# Runs share the machine with other tests.
-RUN_MILLISECONDS = 300_000
-ANSWER_MILLISECONDS = 30_000
 VIEWS = (
     "#/predict",
     "#/upload",
@@ -27,95 +23,11 @@ VIEWS = (
 )
 
 
-@pytest.fixture(scope="module")
-def address(system: System) -> str:
-    """The console's address."""
-    return str(system.json("env")["DROPTUNE_API_URL"]) + "/"
-
-
-@pytest.fixture
-def allowed() -> set[str]:
-    """Texts of errors that a test expects in the browser's console."""
-    return set()
-
-
-@pytest.fixture
-def page(browser: Browser, address: str, allowed: set[str]) -> Iterator[Page]:
-    """A page of the console; afterwards nothing in its console may be an error, or a warning."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(ANSWER_MILLISECONDS)
-    found: list[str] = []
-
-    def keep(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and not any(text in message.text for text in allowed):
-            found.append(message.text)
-
-    page = context.new_page()
-    page.on("console", keep)
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.goto(address)
-    yield page
-    context.close()
-    assert found == []
-
-
 def show(page: Page, address: str, view: str) -> None:
     """Go to a view and wait until what it loads is there."""
     page.goto("about:blank")
     page.goto(address + view)
     expect(page.get_by_text("Loading …")).to_have_count(0)
-
-
-@pytest.fixture(scope="module")
-def first_run(browser: Browser, address: str, photos: Path) -> str:
-    """The run of a dataset that was uploaded with the console; its id."""
-    errors: list[str] = []
-    page = browser.new_page()
-    page.set_default_timeout(ANSWER_MILLISECONDS)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    # GIVEN a folder of photos, chosen on the page
-    page.goto(f"{address}#/upload")
-    page.locator("#folder").set_input_files(photos)
-    # THEN the folder names the dataset, the classes are shown, and what cannot be uploaded with its reason
-    expect(page.get_by_label("Name of the dataset")).to_have_value(DATASET)
-    expect(page.get_by_role("cell", name="bird", exact=True)).to_be_visible()
-    expect(page.locator("main strong")).to_contain_text("25 files")
-    page.get_by_text("2 files left out", exact=True).click()
-    expect(page.get_by_role("row", name="notes.txt")).to_contain_text("Not an image")
-    expect(page.get_by_role("row", name="empty.jpg")).to_contain_text("empty")
-    # WHEN it is uploaded
-    page.get_by_role("button", name="Upload").click()
-    # THEN the page goes to the run by itself, and follows it to its end
-    page.wait_for_url("**/#/runs/*")
-    run = page.url.rsplit("/", 1)[1]
-    expect(page.get_by_text("The new model is live.")).to_be_visible(timeout=RUN_MILLISECONDS)
-    assert not errors
-    page.close()
-    return run
-
-
-@pytest.fixture(scope="module")
-def second_model(system: System, first_run: str) -> None:
-    """A second version of the model, rejected: the first one's files under a run of their own, as a run leaves them."""
-    run = f"{first_run[:-4]}ffff"
-    bucket = system.json("env")["DROPTUNE_BUCKET"]
-    s3, sagemaker = system.session().client("s3"), system.session().client("sagemaker")
-    for name in ("evaluation.json", "sample.jpg"):
-        source = {"Bucket": bucket, "Key": f"runs/{DATASET}/{first_run}/evaluation/{name}"}
-        s3.copy_object(Bucket=bucket, Key=f"runs/{DATASET}/{run}/evaluation/{name}", CopySource=source)
-    group = f"droptune-{DATASET}"
-    (first,) = sagemaker.list_model_packages(ModelPackageGroupName=group)["ModelPackageSummaryList"]
-    package = sagemaker.describe_model_package(ModelPackageName=first["ModelPackageArn"])
-    (container,) = package["InferenceSpecification"]["Containers"]
-    sagemaker.create_model_package(
-        ModelPackageGroupName=group,
-        ModelApprovalStatus="Rejected",
-        InferenceSpecification={
-            "Containers": [{name: container[name] for name in ("Image", "ModelDataUrl")}],
-            "SupportedContentTypes": ["image/jpeg"],
-        },
-        CustomerMetadataProperties=package["CustomerMetadataProperties"] | {"run": run},
-    )
 
 
 def test_a_run_shows_what_it_did(page: Page, address: str, first_run: str) -> None:
@@ -242,6 +154,22 @@ def test_settings_are_kept(page: Page, address: str, first_run: str) -> None:
     expect(page.get_by_text("Saved.")).to_be_visible()
     show(page, address, f"#/datasets/{DATASET}")
     expect(page.get_by_label("Seconds of quiet")).to_have_value("3")
+
+
+def test_a_folder_is_dropped(page: Page, address: str) -> None:
+    # GIVEN the page's place for a folder
+    show(page, address, "#/upload")
+    place = page.locator(".drop").bounding_box()
+    assert place
+    # WHEN a folder of 271 photos is dragged there and let go, as the operating system tells the browser
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(PHOTOS)], "dragOperationsMask": 1}
+    for event in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": event, "x": place["x"] + 9, "y": place["y"] + 9, "data": data})
+    # THEN it was walked to its last file, and names the dataset
+    expect(page.locator("main strong")).to_contain_text("271 files")
+    expect(page.get_by_label("Name of the dataset")).to_have_value("tuxpaint-photos")
+    expect(page.get_by_role("region", name="Images a class").locator("tbody tr")).to_have_count(12)
 
 
 def test_what_the_storage_refuses_is_told_and_tried_again(

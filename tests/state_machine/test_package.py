@@ -118,6 +118,8 @@ def test_the_zip_needs_nothing_but_boto3(built: Package, tmp_path: Path) -> None
         import sys
         sys.path += [{str(code)!r}, {str(runtime)!r}]
         import app
+        # These the function imports when a request needs them.
+        import fastjsonschema, multipart
         foreign = [n for n, m in sys.modules.items() if (getattr(m, "__file__", None) or "").startswith({str(ROOT)!r})]
         assert not foreign, foreign
         print(*sorted(n for n in ("app", "settle", "on_upload", "write_mail", "finish") if callable(getattr(app, n))))
