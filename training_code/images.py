@@ -269,7 +269,9 @@ def _in_several_scans(image: JpegImagePlugin.JpegImageFile) -> bool:
     """
     if image.info.get("progressive"):
         return True
-    file, end = image.fp, image.fp.tell()
+    file = image.fp
+    assert file is not None
+    end = file.tell()
     file.seek(len(b"\xff\xd8"))
     while True:
         prefix, marker, length, components = struct.unpack(">BBHB", file.read(5))

@@ -361,6 +361,23 @@ def test_a_big_jpeg_is_refused_if_progressive_only() -> None:
         images.decode_square(encode(big, "JPEG", progressive=True, subsampling=0), 32)
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [b"", b"\xff\xfe\x00\x10\xff\xda\x00\x0c\x03" + bytes(9), b"\xff" * 3],
+    ids=["plainly", "behind a comment like a scan", "behind filling"],
+)
+def test_a_big_jpeg_is_refused_if_its_components_come_one_after_the_other(hidden: bytes) -> None:
+    # GIVEN a JPEG of 36 megapixels whose first scan has one of three components, plainly or behind something unusual
+    data = encode(Image.new("RGB", (6000, 6000), "red"), "JPEG", subsampling=0)
+    scan = data.index(b"\xff\xda")
+    first = b"\xff\xda\x00\x08\x01" + data[scan + 5 : scan + 7] + data[scan + 11 : scan + 14]
+    crafted = data[:scan] + hidden + first + data[scan + 14 :]
+
+    # WHEN it is decoded, THEN it is refused: libjpeg would keep all of its coefficients
+    with pytest.raises(images.BadImage, match="too large to decode"):
+        images.decode_square(crafted, 32)
+
+
 def test_memory_beyond_the_callers_allowance_is_its_own_error() -> None:
     data = encode(gradient(600, 400), "PNG")
     with pytest.raises(images.NeedsMoreMemory):

@@ -1,21 +1,15 @@
 """Serve: the inference contract over real HTTP, as a process of its own."""
 
-import asyncio
 import base64
-import collections
 import concurrent.futures
 import io
-import itertools
 import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,13 +19,9 @@ import contract
 import httpx
 import images
 import numpy as np
-import prepared
-import psutil
 import pytest
 import serve
-import serving_batches
 import serving_engine
-import serving_requests
 from PIL import ExifTags, Image
 
 from .serving import (
@@ -305,136 +295,6 @@ def test_serving_needs_no_torch(base: Path) -> None:
     assert (finished.stdout, finished.stderr) == ("(1, 4)\n", "")
 
 
-def post(model: artifact.Model, *bodies: bytes, **headers: str) -> list[httpx.Response]:
-    """Sends bodies at the same time to an application in this process."""
-
-    async def send() -> list[httpx.Response]:
-        application = serve.application(model)
-        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
-        async with (
-            application.router.lifespan_context(application),
-            httpx.AsyncClient(transport=transport, base_url="http://serve") as client,
-        ):
-            sent = {"Content-Type": "image/jpeg", **headers}
-            requests = [client.post("/invocations", content=body, headers=sent) for body in bodies]
-            return list(await asyncio.gather(*requests))
-
-    return asyncio.run(send())
-
-
-def test_body_limit_holds_with_and_without_a_declared_length(
-    model: artifact.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # GIVEN a limit of exactly one photo's size
-    body = encoded(picture(1))
-    monkeypatch.setattr(serve, "MAX_BODY_BYTES", len(body))
-
-    # WHEN that photo and one a byte longer are sent, THEN the limit itself is still allowed
-    fits, exceeds = post(model, body, body + b"\0")
-    assert fits.status_code == 200
-    check_error(exceeds, 413, "ImageTooLarge")
-    assert exceeds.headers["connection"] == "close"
-
-    # AND the same when no length is declared
-    async def stream() -> httpx.Response:
-        async def pieces() -> Any:
-            for piece in (body, b"\0"):
-                yield piece
-
-        transport = httpx.ASGITransport(serve.application(model))
-        async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
-            return await client.post("/invocations", content=pieces(), headers={"Content-Type": "image/jpeg"})
-
-    check_error(asyncio.run(stream()), 413, "ImageTooLarge")
-
-
-@pytest.mark.parametrize("limit", ["MAX_WAITING", "MAX_WAITING_BYTES"])
-def test_too_many_waiting_are_refused(model: artifact.Model, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    # GIVEN room for three images, by number or by bytes
-    body = encoded(picture(1))
-    monkeypatch.setattr(serving_batches, limit, 3 * (len(body) if limit.endswith("BYTES") else 1))
-
-    # WHEN twenty come at the same time
-    answers = post(model, *[body] * 20)
-
-    # THEN some are answered, the others are told when to come again
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert 3 <= len(answers) - len(refused) < 20
-    for answer in refused:
-        check_error(answer, 429, "Overloaded")
-        assert int(answer.headers["retry-after"]) >= 1
-    # AND one that is larger than all of the room is taken when nothing else waits
-    monkeypatch.setattr(serving_batches, limit, 1)
-    (alone,) = post(model, body)
-    assert alone.status_code == 200
-
-
-def test_nothing_is_counted_twice_or_forgotten(model: artifact.Model) -> None:
-    async def waiting() -> tuple[int, int]:
-        predictor = serve.Predictor(model)
-        for body in (encoded(picture(1)), b"no image"):
-            with predictor.pipeline.admission() as admission:
-                admission.add(body)
-                assert predictor.pipeline.waiting_bytes == len(body)
-                try:
-                    await predictor.one(admission.body(), serving_requests.Wishes())
-                except serving_requests.Refused:
-                    assert body == b"no image"
-        predictor.pipeline.close()
-        return predictor.pipeline.waiting, predictor.pipeline.waiting_bytes
-
-    assert asyncio.run(waiting()) == (0, 0)
-
-
-@pytest.mark.parametrize("part", ["decoding", "inference"])
-def test_unforeseen_errors_have_the_contracts_shape_too(
-    model: artifact.Model, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    # GIVEN a decoder, or an engine, that fails in a way nobody foresaw
-    def fail(*_: object, **__: object) -> None:
-        raise KeyError("x")
-
-    if part == "decoding":
-        monkeypatch.setattr(images, "decode", fail)
-    else:
-        monkeypatch.setattr(serving_engine.Engine, "infer", fail)
-
-    # WHEN photos are sent, THEN each answer is a 500 with code, message and hint
-    for answer in post(model, encoded(picture(1)), encoded(picture(2))):
-        check_error(answer, 500, "InternalError")
-
-
-def test_networks_without_a_map_of_places_say_so(tmp_path: Path) -> None:
-    # GIVEN a network with two linear layers at its end
-    model = artifact.load(make_model(tmp_path, "mobilenet_v3_small"))
-    # WHEN a heatmap is asked for, THEN there is none, and the rest is answered
-    wish = {"X-Amzn-SageMaker-Custom-Attributes": "explain=true"}
-    (refused,) = post(model, encoded(picture(1)), **wish)
-    check_error(refused, 400, "ExplainUnavailable")
-    (batch,) = post(model, b"{}", **{**wish, "Content-Type": "application/jsonlines"})
-    check_error(batch, 400, "ExplainUnavailable")
-    assert post(model, encoded(picture(1)))[0].status_code == 200
-
-
-def test_serve_sees_the_same_pixels_as_decode(trained_dir: Path, prepared_once: tuple[Path, Path]) -> None:
-    # GIVEN a photo that Decode has stored, and the same photo as a file
-    data = prepared.open_prepared(*prepared_once)
-    body = (prepared_once[0].parents[1] / "input" / "dataset" / data.files("test")[0]).read_bytes()
-    stored = data.images("test")[:1]
-    model = artifact.load(trained_dir / "model")
-
-    # WHEN both become the network's input, THEN they are the same to the last bit
-    served = images.decode_square(body, model.image_size)[None]
-    assert np.array_equal(stored, served)
-    # AND what Decode cached are the features of that input, which the graph normalises by itself
-    assert model.engine.infer(served).features[0] == pytest.approx(data.features("test")[0, 0], abs=1e-4)
-    # AND the server answers what Evaluate measures on the stored pixels
-    (answer,) = post(model, body)
-    assert told(answer.json()) == pytest.approx(
-        dict(zip(model.classes, model.probabilities(stored)[0].tolist(), strict=True)), abs=1e-6
-    )
-
-
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
@@ -458,122 +318,3 @@ def test_cores_of_a_container(
         (tmp_path / name).write_text(text + "\n")
     # WHEN asked, THEN the quota counts, and all cores where there is none
     assert serving_engine.available_cores() == (cores or 64)
-
-
-KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif", "TIFF": "image/tiff"}
-SINGLE, IN_BATCHES = 1500, 9000
-MAX_MEMORY = 512 * 1024**2
-
-
-def mutated(whole: bytes, draw: np.random.Generator) -> bytes:
-    """The file with some bytes changed, cut, doubled or put in; often in its header, where the structure is."""
-    data = bytearray(whole)
-    for _ in range(int(draw.integers(1, 5))):
-        place = int(draw.integers(0, len(data) if draw.random() < 0.5 else min(64, len(data))))
-        match int(draw.integers(0, 6)):
-            case 0 | 1:
-                data[place] = int(draw.integers(0, 256))
-            case 2:
-                data[place] = 0xFF
-            case 3:
-                del data[place : place + int(draw.integers(1, 16))]
-            case 4:
-                data[place:place] = data[place // 2 : place // 2 + int(draw.integers(1, 32))]
-            case _:
-                del data[max(1, place) :]
-        if not data:
-            break
-    return bytes(data)
-
-
-def png_of(width: int, height: int) -> bytes:
-    """A PNG of one bit a pixel that is as large as its header says, and tiny."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    packer = zlib.compressobj(9)
-    row = bytes(1 + (width + 7) // 8)
-    pixels = b"".join(packer.compress(row * 1000) for _ in range(height // 1000)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels[:90_000]) + chunk(b"IEND", b"")
-
-
-def bombs() -> dict[str, tuple[bytes, int]]:
-    """Files that ask for more than they look like, and the status that each gets."""
-    frames = [Image.new("P", (16, 16), number % 256) for number in range(10_000)]
-    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], optimize=False)
-    png = png_of(50_000, 50_000)
-    assert len(png) < 100_000
-    return {
-        "PNG of 50,000 x 50,000": (png, 413),
-        "GIF of 10,000 frames": (gif, 200),
-        "PNG of 64 megapixels": (encoded(Image.new("RGB", (8000, 8000), "red"), "PNG"), 413),
-        "PNG of 25 megapixels": (encoded(Image.new("RGB", (5000, 5000), "red"), "PNG"), 200),
-        "JPEG of 64 megapixels": (encoded(Image.new("RGB", (8000, 8000), "red"), "JPEG"), 200),
-        "progressive JPEG of 64 megapixels": (
-            encoded(Image.new("RGB", (8000, 8000), "red"), "JPEG", progressive=True),
-            413,
-        ),
-    }
-
-
-class Memory(threading.Thread):
-    """Watches how much memory a process holds, in bytes; `highest` is the most that was seen."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._process = psutil.Process(pid)
-        self._end = threading.Event()
-        self.highest = 0
-
-    def run(self) -> None:
-        while not self._end.wait(0.02):
-            self.highest = max(self.highest, self._process.memory_info().rss)
-
-    def __enter__(self) -> "Memory":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self.join()
-
-
-@pytest.mark.slow
-def test_nothing_that_is_sent_ends_the_server(base: Path) -> None:
-    # GIVEN 10,500 files made of whole ones by mutation, and bombs
-    draw = np.random.default_rng(0)
-    whole = {kind: [encoded(picture(seed), kind) for seed in range(4)] for kind in KINDS}
-    corpus = [
-        (kind, mutated(whole[kind][number % 4], draw))
-        for number, kind in zip(range(SINGLE + IN_BATCHES), itertools.cycle(KINDS), strict=False)
-    ]
-    statuses: collections.Counter[int] = collections.Counter()
-    with serving(base) as (client, process), Memory(process.pid) as memory:
-        # WHEN they are sent one by one
-        for kind, data in corpus[:SINGLE]:
-            answer = invoke(client, data, KINDS[kind])
-            statuses[answer.status_code] += 1
-            if answer.status_code != 200:
-                check_error_document(answer.json(), "InvalidImage", "ImageTooLarge")
-        # AND in batches
-        for start in range(SINGLE, len(corpus), serving_requests.MAX_LINES):
-            batch = corpus[start : start + serving_requests.MAX_LINES]
-            lines = [json.dumps({"image": base64.b64encode(data).decode()}) for _, data in batch]
-            answer = invoke(client, "\n".join(lines).encode(), "application/jsonlines")
-            documents = [json.loads(line) for line in answer.text.splitlines()]
-            assert (answer.status_code, len(documents)) == (200, len(batch))
-            for document in documents:
-                if "predictions" not in document:
-                    check_error_document(document, "InvalidImage", "ImageTooLarge")
-        # AND the bombs, several at a time
-        with concurrent.futures.ThreadPoolExecutor(4) as callers:
-            for name, (data, status) in bombs().items():
-                answers = callers.map(lambda data: invoke(client, data, "application/x-image"), [data] * 4)
-                assert {answer.status_code for answer in answers} == {status}, name
-        # THEN all is answered with 200 or 4xx in the contract's shape, the server lives, and its memory is bounded
-        assert statuses.keys() <= {200, 400, 413}
-        assert min(statuses[200], statuses[400]) > SINGLE / 20
-        assert invoke(client, whole["PNG"][0], "image/png").status_code == 200
-    assert memory.highest < MAX_MEMORY
