@@ -17,13 +17,13 @@ RUN_MILLISECONDS = 300_000
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One local cloud for all tests of the console."""
     yield from make_system(tmp_path_factory.mktemp("system") / "home")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The Chromium of this machine. Where there is none its tests are left out, but not where all must pass."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of eight photos, an image whose name is HTML, and what is no image."""
     folder = tmp_path_factory.mktemp("photos") / "Holiday Photos"
@@ -52,7 +52,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(system: System) -> str:
     """The console's address."""
     return str(system.json("env")["DROPTUNE_API_URL"]) + "/"
@@ -84,7 +84,7 @@ def page(browser: Browser, address: str, allowed: set[str]) -> Iterator[Page]:
     assert found == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_run(browser: Browser, address: str, photos: Path) -> str:
     """The run of a dataset that was uploaded with the console; its id."""
     errors: list[str] = []
@@ -112,7 +112,7 @@ def first_run(browser: Browser, address: str, photos: Path) -> str:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def second_model(system: System, first_run: str) -> None:
     """A second version of the model, rejected: the first one's files under a run of their own, as a run leaves them."""
     run = f"{first_run[:-4]}ffff"
