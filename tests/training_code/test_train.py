@@ -49,7 +49,7 @@ def metric(name: str, output: str) -> list[float]:
 
 
 def as_if_unbroken(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Equal but for rounding: what is read back lies elsewhere in memory, and alignment decides how sums are grouped."""
+    """Equal but for rounding: sums are grouped by how memory is aligned, and what was read back lies elsewhere."""
     return first.keys() == second.keys() and all(
         torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-6) for name in first
     )
