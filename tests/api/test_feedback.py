@@ -14,7 +14,9 @@ PHOTO = b"a photo of a dog"
 
 
 def test_kept_and_listed(system: System) -> None:
-    # GIVEN three corrections: without an image, with one of the bucket, with the bytes of one
+    # GIVEN nothing said before, and three corrections: without an image, with one of the bucket, with its bytes
+    for entry in system.s3.list_objects_v2(Bucket=system.bucket, Prefix=f"feedback/{DATASET}/").get("Contents", []):
+        system.s3.delete_object(Bucket=system.bucket, Key=entry["Key"])
     key = system.put("predictions/uploads/dog", PHOTO)
     said: list[dict[str, Any]] = [
         {"label": "dog"},

@@ -273,7 +273,8 @@ def test_every_error_of_the_api_has_one_shape(system: LocalSystem) -> None:
         ("DELETE", "/runs", b"", {}, 405, "MethodNotAllowed"),
         ("POST", "/predict/shape", b"huge", jpeg, 413, "ImageTooLarge"),
         ("POST", "/predict/shape", b"x" * 6_300_000, jpeg, 413, "ImageTooLarge"),
-        ("POST", "/predict/shape", b"{}", {"Content-Type": "application/json"}, 415, "UnsupportedMediaType"),
+        ("POST", "/predict/shape", b"{}", {"Content-Type": "application/json"}, 400, "InvalidParameter"),
+        ("POST", "/predict/shape", b"text", {"Content-Type": "text/plain"}, 415, "UnsupportedMediaType"),
         ("POST", "/predict/shape", b"broken", jpeg, 503, "ModelUnavailable"),
     ]
     for method, path, body, headers, status, code in requests:
