@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.deployed import DATASET, Handler, SmallCloud, System
+from tests.end_to_end.conftest import free_port_pair
 
 LIVE = "pets-261122150000-0001"
 
@@ -14,7 +15,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The deployed package; version 1 of `pets` is live."""
     cloud = SmallCloud(tmp_path_factory.mktemp("cloud"))
     try:
-        cloud.up(backbone="resnet18", quiet_seconds=3600)
+        cloud.up(port=free_port_pair(), backbone="resnet18", quiet_seconds=3600)
         system = System(cloud)
         system.put(f"datasets/{DATASET}/cat/1.jpg", b"a cat")
         system.release(LIVE, system.register(LIVE, "Approved", sample="fish"))

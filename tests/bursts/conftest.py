@@ -7,6 +7,7 @@ import pytest
 
 from tests.bursts.aws_in_process import ENVIRONMENT, InProcessAws
 from tests.bursts.world import Clock, forget, use
+from tests.end_to_end.conftest import free_port_pair
 from tests.state_machine.local_system import LocalSystem, SmallCloud
 
 
@@ -47,7 +48,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSystem]:
     """The package as it is deployed, in a cloud of its own; a message that failed comes again after a second."""
     cloud = SmallCloud(tmp_path_factory.mktemp("cloud"))
     try:
-        cloud.up(backbone="resnet18", quiet_seconds=2)
+        cloud.up(port=free_port_pair(), backbone="resnet18", quiet_seconds=2)
         system = LocalSystem(cloud)
         system.upload("weights/resnet18/resnet18-00000000.pth")
         queue = system.outputs["UploadQueueUrl"]
